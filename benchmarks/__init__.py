@@ -1,0 +1,2 @@
+"""Speed and memory of the library against what people use today; run with `python -m
+benchmarks.run`."""

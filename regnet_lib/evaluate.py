@@ -1,0 +1,165 @@
+"""Cases in, tidy rows out.
+
+    folder = evaluate(EXPERIMENTS["lganetpp.table2.identity"])   # results/<experiment>/<run>/
+
+Per structure: dice, precision, recall (fractions), hd95, assd (mm). Per case: the three folding
+fractions, the local correlation loss, seconds of the registration alone. Labels are warped with the
+nearest neighbour, and through the half-voxel zoom where the experiment's objective uses it: a field
+trained one way has to be evaluated the same way.
+"""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from regnet_lib import machine
+from regnet_lib.checkpoint import load_weights
+from regnet_lib.data import BadInputError, Case, open_dataset
+from regnet_lib.experiments import Experiment
+from regnet_lib.losses import local_ncc
+from regnet_lib.metrics.overlap import overlap_counts
+from regnet_lib.metrics.surface import assd_of, hd95_of, surface_distances_mm
+from regnet_lib.models import create_model
+from regnet_lib.models.sizes import run_at_valid_size
+from regnet_lib.paths import runs_folder
+from regnet_lib.results import COLUMNS, WHOLE, new_run_id, write_run
+from regnet_lib.spatial import folding_fraction, warp, warp_labels
+from regnet_lib.train import CHECKPOINT, LOG
+from regnet_lib.types import Displacement
+
+PROTOCOL = {
+    "label_warp": "nearest",
+    "absent_labels": "nan",
+    "hd95": "pooled 95th percentile (medpy)",
+    "folding": "forward (det < 0, cropped), central (np.gradient, det <= 0), digital (8 corners)",
+}
+
+
+def evaluate(
+    experiment: Experiment,
+    *,
+    checkpoint: str | Path | None = None,
+    data: str | Path | None = None,
+    root: Path | None = None,
+    device: str = "auto",
+    split: str = "test",
+    progress: bool = True,
+) -> Path:
+    """Evaluate the model of an experiment on a split and write a run folder.
+
+    Args:
+        checkpoint: weights; default `runs/<experiment>/checkpoint.safetensors` for trained models.
+        data: folder of the dataset; default `$REGNET_DATA/<dataset>`.
+        root: folder of the results; default `results/`.
+    """
+    import json
+
+    created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    target = machine.choose_device(device)
+    dataset = open_dataset(experiment.dataset, data, **experiment.dataset_options)
+    model = create_model(experiment.model, **experiment.model_options)
+    training: dict[str, object] | None = None
+    log = None
+    if experiment.epochs > 0:
+        path = Path(checkpoint or runs_folder() / experiment.name / CHECKPOINT)
+        if not path.exists():
+            raise BadInputError(
+                f"{path}: no checkpoint of {experiment.name}. Train it first (regnet train), or give "
+                "one (--checkpoint)."
+            )
+        metadata = load_weights(path, model)
+        training = {**json.loads(metadata.get("progress", "{}"))}
+        trained = json.loads(metadata.get("settings", "{}"))
+        training["epochs_planned"] = trained.get("epochs", experiment.epochs)
+        training["file"] = path.name
+        log = path.parent / LOG
+    model = model.to(target).eval()
+    run_id = new_run_id(experiment.name, created, target.type, experiment.seed, root=root)
+
+    records: list[tuple[str, str, str, float, str]] = []
+    seconds = []
+    for case_id in tqdm(dataset.ids(split), desc=experiment.name, disable=not progress):
+        case = dataset.case(case_id)
+        displacement, spent = _timed(model, case, target)
+        seconds.append(spent)
+        records += measure(case, displacement, zoomed=experiment.objective.zoomed)
+        records.append((case.id, WHOLE, "seconds", spent, "s"))
+    rows = pd.DataFrame(records, columns=["case", "structure", "metric", "value", "unit"])
+    rows = rows.assign(
+        experiment=experiment.name, run_id=run_id, dataset=experiment.dataset, split=split
+    )[list(COLUMNS)]
+    info = {
+        "run_id": run_id,
+        "created": created,
+        "commit": machine.commit(),
+        "device": machine.device_name(target),
+        "versions": machine.versions(),
+        "experiment": experiment.as_dict(),
+        "training": training,
+        "evaluation": {
+            "split": split,
+            "cases": len(seconds),
+            "shape": list(case.shape),
+            "spacing_mm": [round(size, 4) for size in case.spacing_mm],
+            "seconds_per_case": round(float(np.mean(seconds)), 3),
+            "peak_memory_mib": round(machine.peak_memory_mib(target)),
+            "protocol": PROTOCOL,
+        },
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    return write_run(rows, info, root=root, log=log)
+
+
+def measure(
+    case: Case, displacement: Displacement, *, zoomed: bool = False
+) -> list[tuple[str, str, str, float, str]]:
+    """All metrics of one registered case: (case, structure, metric, value, unit)."""
+    region = (..., *(case.region or (slice(None),) * len(case.shape)))
+    records = []
+    if case.moving_labels is not None and case.fixed_labels is not None:
+        warped = warp_labels(case.moving_labels, displacement, zoomed=zoomed)[region]
+        records += _label_records(case, warped, case.fixed_labels[region])
+    image = warp(case.moving, displacement, zoomed=zoomed)[region]
+    whole = {
+        "local_ncc_loss": (float(local_ncc(image, case.fixed[region])), "1"),
+        **{
+            f"folding_{name}": (float(folding_fraction(displacement[region], name)), "fraction")
+            for name in ("forward", "central", "digital")
+        },
+    }
+    records += [(case.id, WHOLE, name, value, unit) for name, (value, unit) in whole.items()]
+    return records
+
+
+def _label_records(
+    case: Case, warped: torch.Tensor, fixed: torch.Tensor
+) -> list[tuple[str, str, str, float, str]]:
+    counts = overlap_counts(warped, fixed, case.label_ids)
+    distances = surface_distances_mm(warped, fixed, case.label_ids, case.spacing_mm)
+    columns = {
+        ("dice", "fraction"): counts.dice(),
+        ("precision", "fraction"): counts.precision(),
+        ("recall", "fraction"): counts.recall(),
+        ("hd95", "mm"): [hd95_of(pair) for pair in distances],
+        ("assd", "mm"): [assd_of(pair) for pair in distances],
+    }
+    return [
+        (case.id, str(label), metric, float(value), unit)
+        for (metric, unit), values in columns.items()
+        for label, value in zip(case.label_ids, values, strict=True)
+    ]
+
+
+def _timed(model: nn.Module, case: Case, device: torch.device) -> tuple[Displacement, float]:
+    """The displacement on the CPU and the seconds of the registration, transfers included."""
+    started = time.perf_counter()
+    with torch.no_grad():
+        registration = run_at_valid_size(model, case.moving.to(device), case.fixed.to(device))
+        displacement = registration.displacement.float().cpu()
+    return displacement, time.perf_counter() - started

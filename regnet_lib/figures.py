@@ -1,0 +1,189 @@
+"""Static figures of the book. Each function draws on given axes or returns a figure; none shows it.
+
+figure = compare(case, displacement)
+figure = learning_curve(run.training)
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from regnet_lib.data.case import Case
+from regnet_lib.spatial import identity_grid, jacobian_determinant, warp
+from regnet_lib.types import Displacement
+
+# Colour-blind safe (Okabe and Ito).
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+
+STYLE = {
+    "figure.dpi": 110,
+    "savefig.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, PURPLE, GREY]),
+    "image.cmap": "gray",
+    "image.origin": "lower",
+    "image.interpolation": "nearest",
+}
+
+
+def use_style() -> None:
+    """Switch matplotlib to the book's style."""
+    plt.rcParams.update(STYLE)
+
+
+def middle_slice(image: Tensor | np.ndarray, axis: int = 1, index: int | None = None) -> np.ndarray:
+    """One slice of an image `(..., D, H, W)` or `(..., H, W)`, ready for `imshow`.
+
+    The first remaining array axis runs to the right, the second one up.
+    """
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    array = array.reshape(
+        array.shape[-3:] if array.ndim >= 5 or array.ndim == 3 else array.shape[-2:]
+    )
+    if array.ndim == 3:
+        index = array.shape[axis] // 2 if index is None else index
+        array = np.take(array, index, axis=axis)
+    return array.T
+
+
+def panels(
+    images: Mapping[str, Tensor | np.ndarray], *, axis: int = 1, index: int | None = None
+) -> Figure:
+    """One slice of several images side by side, on one grey scale."""
+    slices = {title: middle_slice(image, axis, index) for title, image in images.items()}
+    high = max(float(array.max()) for array in slices.values())
+    figure, axes = plt.subplots(1, len(slices), figsize=(2.4 * len(slices), 2.9), squeeze=False)
+    for ax, (title, array) in zip(axes[0], slices.items(), strict=True):
+        ax.imshow(array, vmin=0, vmax=high)
+        ax.set_title(title)
+        ax.axis("off")
+    return figure
+
+
+def draw_grid(
+    ax: Axes,
+    displacement: Displacement,
+    *,
+    every: int = 4,
+    axis: int = 1,
+    index: int | None = None,
+    color: str = ORANGE,
+) -> None:
+    """Draw where the lines of the fixed grid look in the moving image: x + u(x) (pull-back)."""
+    positions = identity_grid(displacement.shape[2:]) + displacement.detach().cpu()
+    shown = [component for component in range(positions.shape[1])]
+    if positions.ndim == 5:
+        index = positions.shape[2 + axis] // 2 if index is None else index
+        positions = positions.select(2 + axis, index)
+        shown.remove(axis)
+    across, up = (positions[0, component].numpy() for component in shown)
+    for line in range(0, across.shape[0], every):
+        ax.plot(across[line], up[line], color=color, linewidth=0.6)
+    for line in range(0, across.shape[1], every):
+        ax.plot(across[:, line], up[:, line], color=color, linewidth=0.6)
+    ax.set_aspect("equal")
+    ax.axis("off")
+
+
+def draw_jacobian(
+    figure: Figure, ax: Axes, displacement: Displacement, *, axis: int = 1, index: int | None = None
+) -> None:
+    """Map of the Jacobian determinant: blue shrinks, red grows, magenta folds."""
+    determinant = middle_slice(jacobian_determinant(displacement), axis, index)
+    span = max(abs(determinant - 1).max(), 0.05)
+    norm = TwoSlopeNorm(vmin=1 - span, vcenter=1, vmax=1 + span)
+    drawn = ax.imshow(determinant, cmap="RdBu_r", norm=norm)
+    folds = np.ma.masked_where(determinant > 0, np.ones_like(determinant))
+    ax.imshow(folds, cmap="spring", vmin=1, vmax=2)
+    ax.axis("off")
+    figure.colorbar(drawn, ax=ax, shrink=0.75, label="det J")
+
+
+def compare(
+    case: Case, displacement: Displacement, *, axis: int = 1, index: int | None = None
+) -> Figure:
+    """Fixed, moving, warped, both differences, the grid and the Jacobian of one registration."""
+    warped = warp(case.moving, displacement)
+    figure, axes = plt.subplots(2, 4, figsize=(10, 5.6))
+    pictures = {"fixed": case.fixed, "moving": case.moving, "warped moving": warped}
+    for ax, (title, image) in zip(axes[0], pictures.items(), strict=False):
+        ax.imshow(middle_slice(image, axis, index), vmin=0, vmax=1)
+        ax.set_title(title)
+        ax.axis("off")
+    draw_grid(axes[0, 3], displacement, axis=axis, index=index)
+    axes[0, 3].set_title("pull-back grid x + u(x)")
+    for ax, title, image in (
+        (axes[1, 0], "fixed - moving", case.fixed - case.moving),
+        (axes[1, 1], "fixed - warped", case.fixed - warped),
+    ):
+        ax.imshow(middle_slice(image, axis, index), cmap="PuOr", vmin=-0.6, vmax=0.6)
+        error = float(image.abs().mean())
+        ax.set_title(f"{title}\nmean |error| {error:.4f}")
+        ax.axis("off")
+    length = displacement.detach().norm(dim=1, keepdim=True)
+    drawn = axes[1, 2].imshow(middle_slice(length, axis, index), cmap="viridis")
+    axes[1, 2].set_title("|u| (voxels)")
+    axes[1, 2].axis("off")
+    figure.colorbar(drawn, ax=axes[1, 2], shrink=0.75)
+    draw_jacobian(figure, axes[1, 3], displacement, axis=axis, index=index)
+    axes[1, 3].set_title("Jacobian determinant")
+    return figure
+
+
+def learning_curve(training: pd.DataFrame, *, window: int = 30, column: str = "loss") -> Figure:
+    """Loss per step and its running mean."""
+    figure, ax = plt.subplots(figsize=(6.4, 3.2))
+    ax.plot(
+        training["step"], training[column], color=GREY, linewidth=0.4, alpha=0.6, label="per step"
+    )
+    smooth = training[column].rolling(window, min_periods=1).mean()
+    ax.plot(training["step"], smooth, color=BLUE, linewidth=1.6, label=f"mean of {window} steps")
+    ax.set_xlabel("optimiser step")
+    ax.set_ylabel(column.replace("_", " "))
+    ax.legend(frameon=False)
+    return figure
+
+
+def case_dots(
+    values: Mapping[str, pd.Series], *, label: str, factor: float = 1.0, paper: Sequence[float] = ()
+) -> Figure:
+    """One dot per case and method, lines joining the same case; the paper's means as bars."""
+    names = list(values)
+    figure, ax = plt.subplots(figsize=(1.5 + 1.1 * len(names), 3.6))
+    frame = pd.DataFrame(values) * factor
+    for case in frame.index:
+        ax.plot(range(len(names)), frame.loc[case], color=GREY, linewidth=0.6, alpha=0.6)
+    for place, name in enumerate(names):
+        ax.plot([place] * len(frame), frame[name], "o", markersize=4, color=BLUE)
+        ax.plot([place - 0.2, place + 0.2], [frame[name].mean()] * 2, color=BLUE, linewidth=2)
+    for place, mean in enumerate(paper):
+        if not np.isnan(mean):
+            ax.plot(
+                [place - 0.2, place + 0.2], [mean] * 2, color=ORANGE, linewidth=2, linestyle=":"
+            )
+    ax.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    ax.set_ylabel(label)
+    return figure
+
+
+def checkerboard(first: Tensor, second: Tensor, tiles: int = 8) -> Tensor:
+    """Alternate tiles of two images `(1, 1, *shape)`: edges that continue are aligned."""
+    shape = first.shape[2:]
+    index = sum(
+        (torch.arange(side) * tiles // side).view(
+            [-1 if a == axis else 1 for a in range(len(shape))]
+        )
+        for axis, side in enumerate(shape)
+    )
+    return torch.where(index % 2 == 0, first, second)

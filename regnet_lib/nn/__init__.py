@@ -1,0 +1,1 @@
+"""Blocks that several networks share; nothing here knows of files, data or training."""

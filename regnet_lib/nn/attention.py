@@ -1,0 +1,176 @@
+"""Attention over voxels: position attention, and the local-global block of LGANet++ section 2.3.
+
+    Attention(Q, K, V) = softmax(Q K^T / sqrt(l)) V                                    (equation 4)
+
+`torch.nn.functional.scaled_dot_product_attention` computes it without keeping the N x N map, which
+is 203 MB per evaluation for the 18x22x18 grid of an LPBA40 brain.
+
+What the released code calls a token is not a voxel: it reads the channel-first array as a sequence
+of C consecutive values, so that a token is a run of neighbouring voxels of one channel, and writes
+feature j of token n to channel j of voxel n. `consecutive_tokens` and `tokens_to_channels` are
+these two readings; networks trained so have learned to live with them.
+
+    block = LocalGlobalBlock(64)
+    features = block(features)   # (B, 64, D, H, W) -> (B, 64, D, H, W)
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from regnet_lib.nn.blocks import conv
+
+Tokens = Float[Tensor, "batch tokens features"]
+
+# Sides of a local window, in voxels of the coarsest level (LGANet++ code; its paper: h x w x d).
+WINDOW_VOXELS = 6
+
+
+def attend(query: Tokens, key: Tokens, value: Tokens, scale: float, dropout: float = 0.0) -> Tokens:
+    """softmax(query key^T scale) value, for tokens `(B, N, features)`."""
+    # The kernels that avoid the N x N map want a head axis and equally wide q, k and v: zeros are
+    # exact fillers, they add nothing to any product.
+    missing = value.shape[-1] - query.shape[-1]
+    query, key = (F.pad(tokens, (0, missing)) for tokens in (query, key))
+    attended = F.scaled_dot_product_attention(
+        query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), dropout_p=dropout, scale=scale
+    )
+    return attended.squeeze(1)
+
+
+def consecutive_tokens(features: Tensor) -> Tokens:
+    """Runs of C values of the channel-first array, `(B, C, D, H, W)` -> `(B, N, C)`."""
+    width = features.shape[1]
+    values = rearrange(features, "b c d h w -> b (c d h w)")
+    return rearrange(values, "b (n f) -> b n f", f=width)
+
+
+def tokens_to_channels(tokens: Tokens, shape: Sequence[int]) -> Tensor:
+    """Feature j of token n becomes channel j of voxel n, `(B, N, C)` -> `(B, C, D, H, W)`."""
+    depth, height, width = shape
+    return rearrange(tokens, "b (d h w) f -> b f d h w", d=depth, h=height, w=width)
+
+
+def local_groups(shape: Sequence[int]) -> int:
+    """Number of groups of the released local attention: how many whole 6x6x6 windows fit."""
+    return prod(side // WINDOW_VOXELS for side in shape)
+
+
+class PositionAttention(nn.Module):
+    """Attention between all voxels with a learned share (LGANet++ equation 8, without its ResNet).
+
+    result = x + gamma * attention(x). Gamma starts at 0, so queries, keys and values get no
+    gradient in the very first step.
+
+    Args:
+        reduction: queries and keys have channels / reduction features.
+        scaled: divide by sqrt(l) as equation (8) prints; the released code does not.
+    """
+
+    def __init__(self, channels: int, reduction: int = 8, scaled: bool = False) -> None:
+        super().__init__()
+        self.query = conv(channels, channels // reduction, kernel=1)
+        self.key = conv(channels, channels // reduction, kernel=1)
+        self.value = conv(channels, channels, kernel=1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+        self.scale = (channels // reduction) ** -0.5 if scaled else 1.0
+
+    def forward(self, features: Tensor) -> Tensor:
+        query, key, value = (
+            rearrange(layer(features), "b c d h w -> b (d h w) c")
+            for layer in (self.query, self.key, self.value)
+        )
+        attended = attend(query, key, value, self.scale)
+        return features + self.gamma * tokens_to_channels(attended, features.shape[2:])
+
+
+class TokenAttention(nn.Module):
+    """Equation (4) on tokens `(B, N, C)`, without biases.
+
+    Args:
+        heads: only sets the scale, (C / heads)^-0.5. The released network declares 8 heads and
+            attends with one over all 64 features.
+        dropout: of attention weights, in training.
+    """
+
+    def __init__(self, channels: int, heads: int = 8, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.query = nn.Linear(channels, channels, bias=False)
+        self.key = nn.Linear(channels, channels, bias=False)
+        self.value = nn.Linear(channels, channels, bias=False)
+        self.scale = (channels / heads) ** -0.5
+        self.dropout = dropout
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        dropout = self.dropout if self.training else 0.0
+        return attend(self.query(tokens), self.key(tokens), self.value(tokens), self.scale, dropout)
+
+
+class GlobalAttention(nn.Module):
+    """Every token attends to every token; the projection has a bottleneck of C / 8 features."""
+
+    def __init__(self, channels: int, heads: int = 8, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.attention = TokenAttention(channels, heads, dropout)
+        self.projection = nn.Sequential(
+            nn.Linear(channels, channels // 8),
+            nn.ReLU(),
+            nn.Linear(channels // 8, channels),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens = self.projection(self.attention(consecutive_tokens(features)))
+        return tokens_to_channels(tokens, features.shape[2:])
+
+
+class LocalAttention(nn.Module):
+    """Tokens attend within groups of N / G consecutive tokens.
+
+    The number of groups G is that of the 6x6x6 windows in the grid, but a group is not a window: at
+    18x22x18 its 264 tokens hold two channels and a bit of the complete volume.
+    """
+
+    def __init__(self, channels: int, heads: int = 8, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.attention = TokenAttention(channels, heads, dropout)
+        self.projection = nn.Sequential(nn.Linear(channels, channels), nn.Dropout(dropout))
+
+    def forward(self, features: Tensor) -> Tensor:
+        shape = features.shape[2:]
+        batch, groups = features.shape[0], local_groups(shape)
+        tokens = rearrange(consecutive_tokens(features), "b (g n) f -> (b g) n f", g=groups)
+        tokens = rearrange(self.attention(tokens), "(b g) n f -> b (g n) f", b=batch)
+        return tokens_to_channels(self.projection(tokens), shape)
+
+
+class LocalGlobalBlock(nn.Module):
+    """Global, then local attention, twice with the same weights (LGANet++ Fig. 2a, as released).
+
+    Each step is y = x + FFN(attention(LN(x))); one layer normalisation and one feed-forward network
+    of 1x1x1 convolutions serve all four.
+    """
+
+    def __init__(self, channels: int, heads: int = 8, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.global_attention = GlobalAttention(channels, heads, dropout)
+        self.local_attention = LocalAttention(channels, heads, dropout)
+        self.feed_forward = nn.Sequential(
+            conv(channels, 4 * channels, kernel=1),
+            nn.ReLU(),
+            conv(4 * channels, channels, kernel=1),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        for attention in (self.global_attention, self.local_attention) * 2:
+            normalised = self.norm(rearrange(features, "b c d h w -> b d h w c"))
+            normalised = rearrange(normalised, "b d h w c -> b c d h w")
+            features = features + self.feed_forward(attention(normalised))
+        return features

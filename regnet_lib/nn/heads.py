@@ -1,0 +1,33 @@
+"""Heads: from features to three displacement (or velocity) channels.
+
+head = DisplacementHead(24, std=1e-5)
+displacement = head(features)   # (B, 24, D, H, W) -> (B, 3, D, H, W), float32 at least
+"""
+
+import torch
+from torch import Tensor, nn
+
+from regnet_lib.types import Displacement
+
+
+class DisplacementHead(nn.Conv3d):
+    """A 3x3x3 convolution to three channels, evaluated in float32 also under autocast.
+
+    A bfloat16 displacement of 10 voxels is only known to 1/32 voxel, and its error passes straight
+    into the warp.
+
+    Args:
+        std: standard deviation of the normal initial weights, with a zero bias; VoxelMorph and most
+            of its successors start from 1e-5, so from almost no motion. None keeps PyTorch's
+            default initialisation (the LGANet family), which starts with motions of a few voxels.
+    """
+
+    def __init__(self, channels: int, std: float | None = None) -> None:
+        super().__init__(channels, 3, kernel_size=3, padding=1)
+        if std is not None:
+            nn.init.normal_(self.weight, std=std)
+            nn.init.zeros_(self.bias)
+
+    def forward(self, features: Tensor) -> Displacement:
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.to(self.weight.dtype))

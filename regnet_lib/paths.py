@@ -1,0 +1,30 @@
+"""Where results, runs and the papers' tables live.
+
+In a checkout: the repository root. Installed without one: `$REGNET_HOME`, else the current folder.
+"""
+
+import os
+from pathlib import Path
+
+
+def project_root() -> Path:
+    """The folder that holds `paper/`, `results/` and `runs/`."""
+    if os.environ.get("REGNET_HOME"):
+        return Path(os.environ["REGNET_HOME"])
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "paper").is_dir() else Path.cwd()
+
+
+def results_folder() -> Path:
+    """Committed rows: `results/<experiment>/<run>/{rows.csv, run.json, train.csv}`."""
+    return project_root() / "results"
+
+
+def runs_folder() -> Path:
+    """Checkpoints and logs of trainings on this machine; not committed."""
+    return project_root() / "runs"
+
+
+def paper_folder() -> Path:
+    """The papers' tables, transcribed once."""
+    return project_root() / "paper"

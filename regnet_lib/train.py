@@ -1,0 +1,244 @@
+"""The training loop: readable in one sitting, resumable at any step.
+
+    result = train(EXPERIMENTS["lganetpp.table2.voxelmorph2.2mm"], max_minutes=30)
+
+A run lives in one folder: `train.csv` (one line per step), `checkpoint.safetensors`, `settings.json`.
+The order of the cases follows from seed and epoch alone, so a resumed training sees the same pairs;
+with the generator's state restored it repeats the same losses bit for bit on the CPU.
+"""
+
+import csv
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from regnet_lib.checkpoint import Progress, load_checkpoint, save_checkpoint
+from regnet_lib.data import BadInputError, Dataset, open_dataset
+from regnet_lib.data.nifti import write_atomically
+from regnet_lib.experiments import Experiment
+from regnet_lib.machine import choose_device, peak_memory_mib
+from regnet_lib.models import create_model
+from regnet_lib.models.sizes import run_at_valid_size
+from regnet_lib.paths import runs_folder
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG = "train.csv"
+SETTINGS = "settings.json"
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is not finite; the message names step, cases and terms."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where a training stands: its folder, steps done of all steps, seconds spent in total."""
+
+    folder: Path
+    step: int
+    total_steps: int
+    seconds: float
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.total_steps
+
+
+def train(
+    experiment: Experiment,
+    *,
+    data: str | Path | None = None,
+    folder: Path | None = None,
+    device: str = "auto",
+    epochs: int | None = None,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = 60.0,
+    progress: bool = True,
+) -> TrainingResult:
+    """Train the model of an experiment.
+
+    Args:
+        data: folder of the dataset; default `$REGNET_DATA/<dataset>`.
+        folder: where the run is written; default `runs/<experiment>`.
+        epochs: another number of epochs than the experiment's.
+        max_minutes: stop cleanly at the first step after this time, with a checkpoint.
+        resume: continue from the folder's checkpoint. Without it an existing run is an error.
+        checkpoint_seconds: time between checkpoints; one is always written at the end.
+
+    Raises:
+        BadInputError: nothing to train, an existing run, or one with other settings.
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+    epochs = experiment.epochs if epochs is None else epochs
+    if epochs < 1:
+        raise BadInputError(
+            f"{experiment.name}: expected at least 1 epoch, got {epochs}; the model "
+            f"{experiment.model!r} may need no training. Evaluate it directly."
+        )
+    folder = Path(folder or runs_folder() / experiment.name)
+    settings = json.loads(json.dumps({**experiment.as_dict(), "epochs": epochs}))
+    _prepare_folder(folder, settings, resume)
+    target = choose_device(device)
+    dataset = open_dataset(experiment.dataset, data, **experiment.dataset_options)
+    batches = _Batches(dataset, experiment, epochs)
+
+    torch.manual_seed(experiment.seed)
+    model = create_model(experiment.model, **experiment.model_options).to(target).train()
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise BadInputError(f"{experiment.name}: {experiment.model!r} has no parameters to train.")
+    # 3-D convolutions run 1.3x faster on the CPU with the channels innermost; same function.
+    model = model.to(memory_format=torch.channels_last_3d)
+    optimiser = torch.optim.Adam(
+        model.parameters(),
+        lr=experiment.optimiser.learning_rate,
+        betas=experiment.optimiser.betas,
+        weight_decay=experiment.optimiser.weight_decay,
+    )
+    done = Progress(0, 0.0, 0.0)
+    if resume and (folder / CHECKPOINT).exists():
+        done = load_checkpoint(folder / CHECKPOINT, model, optimiser, settings)
+    log = _Log(folder / LOG, keep_steps=done.step)
+
+    started = saved = time.monotonic()
+    step = done.step
+
+    def elapsed() -> float:
+        return done.seconds + time.monotonic() - started
+
+    def save() -> None:
+        memory = max(done.peak_memory_mib, peak_memory_mib(target))
+        save_checkpoint(
+            folder / CHECKPOINT, model, optimiser, Progress(step, elapsed(), memory), settings
+        )
+
+    bar = tqdm(total=batches.steps, initial=step, disable=not progress, desc=experiment.name)
+    try:
+        while step < batches.steps:
+            epoch, ids, moving, fixed = batches.load(step)
+            rate = experiment.optimiser.learning_rate
+            if experiment.optimiser.decay is not None:
+                rate *= experiment.optimiser.decay.factor(epoch)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            registration = run_at_valid_size(model, moving.to(target), fixed.to(target))
+            loss, parts = experiment.objective(
+                registration.displacement, moving.to(target), fixed.to(target)
+            )
+            values = {name: float(value) for name, value in parts.items()}
+            _require_finite(experiment.name, step, ids, values)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            step += 1
+            log.write(step, epoch, ids, values, rate, elapsed())
+            bar.update()
+            bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+            now = time.monotonic()
+            if now - saved > checkpoint_seconds and step < batches.steps:
+                save()
+                saved = now
+            if max_minutes is not None and now - started > 60 * max_minutes:
+                break
+    finally:
+        bar.close()
+        log.close()
+        if step > done.step:
+            save()
+    return TrainingResult(folder, step, batches.steps, elapsed())
+
+
+class _Batches:
+    """Which cases step number s trains on: a permutation per epoch, drawn from seed and epoch."""
+
+    def __init__(self, dataset: Dataset, experiment: Experiment, epochs: int) -> None:
+        self.dataset = dataset
+        self.ids = dataset.ids("train")
+        self.size = experiment.batch_size
+        self.seed = experiment.seed
+        self.steps_per_epoch = max(len(self.ids) // self.size, 1)
+        self.steps = epochs * self.steps_per_epoch
+
+    def load(self, step: int) -> tuple[int, tuple[str, ...], Tensor, Tensor]:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
+        order = torch.randperm(len(self.ids), generator=generator).tolist()
+        chosen = order[position * self.size : (position + 1) * self.size]
+        ids = tuple(self.ids[index] for index in chosen)
+        cases = [self.dataset.case(case_id, labels=False) for case_id in ids]
+        return (
+            epoch,
+            ids,
+            torch.cat([case.moving for case in cases]),
+            torch.cat([case.fixed for case in cases]),
+        )
+
+
+class _Log:
+    """`train.csv`: a header, then one line per optimiser step, flushed as it is written."""
+
+    def __init__(self, path: Path, keep_steps: int) -> None:
+        # Lines after the last checkpoint will be produced again.
+        kept: list[list[str]] = []
+        if path.exists() and keep_steps:
+            with path.open(newline="") as file:
+                header, *rows = list(csv.reader(file))
+            complete = [row for row in rows if len(row) == len(header)]
+            kept = [header, *(row for row in complete if int(row[0]) <= keep_steps)]
+        text = "".join(",".join(row) + "\n" for row in kept)
+        write_atomically(path, lambda temporary: temporary.write_text(text), overwrite=True)
+        self._file = path.open("a", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._needs_header = not kept
+
+    def write(
+        self,
+        step: int,
+        epoch: int,
+        ids: tuple[str, ...],
+        values: dict[str, float],
+        rate: float,
+        seconds: float,
+    ) -> None:
+        if self._needs_header:
+            self._writer.writerow(["step", "epoch", "cases", *values, "learning_rate", "seconds"])
+            self._needs_header = False
+        numbers = [f"{value:.9g}" for value in values.values()]
+        self._writer.writerow(
+            [step, epoch, " ".join(ids), *numbers, f"{rate:.6g}", f"{seconds:.2f}"]
+        )
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _prepare_folder(folder: Path, settings: dict, resume: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    exists = (folder / CHECKPOINT).exists()
+    if exists and not resume:
+        raise BadInputError(
+            f"{folder}: a run with a checkpoint is already there. Continue it with resume "
+            "(--resume), or remove the folder to start anew."
+        )
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    if not (exists and (folder / SETTINGS).exists()):
+        write_atomically(
+            folder / SETTINGS, lambda temporary: temporary.write_text(text + "\n"), overwrite=True
+        )
+
+
+def _require_finite(name: str, step: int, ids: tuple[str, ...], values: dict[str, float]) -> None:
+    import math
+
+    if not all(math.isfinite(value) for value in values.values()):
+        terms = ", ".join(f"{term} = {value}" for term, value in values.items())
+        raise TrainingDivergedError(
+            f"{name}: expected a finite loss at step {step + 1} (cases {', '.join(ids)}), got {terms}. "
+            "The last checkpoint is kept; look at these cases, or lower the learning rate."
+        )

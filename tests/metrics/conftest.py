@@ -1,0 +1,12 @@
+"""Fixtures of the metric tests."""
+
+import jaxtyping
+import pytest
+
+
+@pytest.fixture
+def unchecked():
+    """Switch the annotation checks off: these tests read the errors that users see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
