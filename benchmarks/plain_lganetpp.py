@@ -61,8 +61,8 @@ class PlainLGANetPP(nn.Module):
         return displacement
 
     def exchange(self, decompose: Decomposition, f: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-        fixed_field, fixed_residual = decompose(f)
-        own_field, own_residual = decompose(w)
+        fixed_field, fixed_residual = _decompose(decompose, f)
+        own_field, own_residual = _decompose(decompose, w)
         warped = w + self.warp(fixed_residual, own_field) + self.warp(own_residual, fixed_field)
         velocity = self.warp(fixed_field, own_field) + self.warp(own_field, fixed_field)
         return warped, self.integrate(velocity)
@@ -88,6 +88,13 @@ class PlainWarp:
         positions = self.grids[shape] + displacement
         normalised = [2 * (positions[:, i] / (shape[i] - 1) - 0.5) for i in (2, 1, 0)]
         return F.grid_sample(image, torch.stack(normalised, dim=-1), align_corners=True)
+
+
+def _decompose(layer: Decomposition, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Field and residual, every convolution by itself."""
+    features = layer.trunk(features)
+    pair = nn.Sequential.forward
+    return F.relu(pair(layer.field, features)), F.relu(pair(layer.residual, features))
 
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:

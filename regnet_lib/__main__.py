@@ -32,7 +32,8 @@ def register(
     Args:
         moving: NIfTI file to deform.
         fixed: NIfTI file that stays, on the same grid.
-        out: Folder for displacement.nii.gz (opens in ITK, ANTs, Slicer), warped.nii.gz, report.json.
+        out: Folder for displacement.nii.gz (opens in ITK, ANTs, Slicer), warped.nii.gz,
+        report.json.
         model: A name from `regnet models`.
         weights: Checkpoint or safetensors file; networks need one.
         refine_steps: Iterations of instance optimisation after the model.

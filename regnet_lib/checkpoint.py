@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file with weights, optimiser state, random state and progress.
 
-No pickle is involved, the file is replaced atomically, and loading refuses a checkpoint that belongs
-to another experiment. Resuming from it continues bit for bit on the CPU.
+No pickle is involved, the file is replaced atomically, and loading refuses a checkpoint that
+belongs to another experiment. Resuming from it continues bit for bit on the CPU.
 """
 
 import json
@@ -32,7 +32,7 @@ def save_checkpoint(
     progress: Progress,
     settings: dict,
 ) -> None:
-    """Write everything that a later process needs to continue; `settings` identifies the training."""
+    """Write all that a later process needs to continue; `settings` identifies the training."""
     from safetensors.torch import save_file
 
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -66,8 +66,9 @@ def load_checkpoint(
             key for key in stored.keys() | current.keys() if stored.get(key) != current.get(key)
         )
         raise BadInputError(
-            f"{path}: the checkpoint belongs to a training with other settings ({', '.join(changed)} "
-            "differ). Resume with the same settings or start anew in another folder."
+            f"{path}: the checkpoint belongs to a training with other settings: "
+            f"{', '.join(changed)} differ. Resume with the same settings or "
+            "start anew in another folder."
         )
     _load_weights(path, model, tensors)
     state: dict[int, dict[str, Tensor]] = {}
@@ -137,9 +138,10 @@ def _load_weights(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> N
     )
     if missing or unexpected or shapes:
         raise BadInputError(
-            f"{path}: the weights do not belong to {type(model).__name__}: missing {_few(missing)}, "
-            f"unexpected {_few(unexpected)}, other shapes {_few(shapes)}. Create the model with the "
-            "options it was trained with; for official checkpoints use load_official_state_dict."
+            f"{path}: the weights do not belong to {type(model).__name__}: missing "
+            f"{_few(missing)}, unexpected {_few(unexpected)}, other shapes {_few(shapes)}. Create "
+            "the model with the options it was trained with; for official "
+            "checkpoints use load_official_state_dict."
         )
     model.load_state_dict(tensors)
 

@@ -1,4 +1,4 @@
-"""`regnet doctor`: what is installed, which devices and data there are, and a self-test of seconds."""
+"""`regnet doctor`: what is installed, which devices and data there are, and a quick self-test."""
 
 import time
 

@@ -70,8 +70,8 @@ def evaluate(
         path = Path(checkpoint or runs_folder() / experiment.name / CHECKPOINT)
         if not path.exists():
             raise BadInputError(
-                f"{path}: no checkpoint of {experiment.name}. Train it first (regnet train), or give "
-                "one (--checkpoint)."
+                f"{path}: no checkpoint of {experiment.name}. Train it first (regnet train), or "
+                "give one (--checkpoint)."
             )
         metadata = load_weights(path, model)
         training = {**json.loads(metadata.get("progress", "{}"))}

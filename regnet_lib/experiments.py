@@ -1,4 +1,4 @@
-"""Every row of every reproduced table, as a value. Experiments are code; there is no configuration file.
+"""Every row of every reproduced table, as a value: experiments are code, not configuration files.
 
 `notes` says where each setting comes from: the paper's section, the released script, or our choice.
 
@@ -91,8 +91,9 @@ _TABLE2 = (
         model="syn",
         dataset="lpba40",
         dataset_options={"cropped": False},
-        notes="Released ANTs_Reg.py: antspy 'SyN', all defaults, whole volumes, evaluated on the crop; "
-        "ours fixes the random seed of the affine stage and samples the composed displacement.",
+        notes="Released ANTs_Reg.py: antspy 'SyN', all defaults, whole volumes, evaluated "
+        "on the crop; ours fixes the random seed of the affine stage and samples the composed "
+        "displacement.",
     ),
     Experiment(
         "lganetpp.table2.voxelmorph2",
@@ -112,7 +113,8 @@ _TABLE2 = (
         objective=Objective(zoomed=True),
         optimiser=RELEASED_OPTIMISER,
         epochs=300,
-        notes="The released network and train_LPBA40.py, half-voxel zoom in loss and evaluation included.",
+        notes="The released network and train_LPBA40.py, half-voxel zoom in loss and "
+        "evaluation included.",
     ),
 )
 
@@ -136,7 +138,8 @@ _TABLE2_SHORT = (
         name="lganetpp.table2.voxelmorph2.2mm.short",
         optimiser=Optimiser(learning_rate=4e-4),
         epochs=40,
-        notes="2 mm, 40 epochs, learning rate 4e-4, plain Adam: our choice, an hour on two CPU cores.",
+        notes="2 mm, 40 epochs, learning rate 4e-4, plain Adam: our choice, an hour on two "
+        "CPU cores.",
     ),
 )
 

@@ -13,10 +13,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor
 
 from regnet_lib.data.case import Case
-from regnet_lib.spatial import identity_grid, jacobian_determinant, warp
+from regnet_lib.spatial import identity_grid, jacobian_determinant, resize, warp
 from regnet_lib.types import Displacement
 
 # Colour-blind safe (Okabe and Ito).
@@ -69,6 +70,41 @@ def panels(
         ax.set_title(title)
         ax.axis("off")
     return figure
+
+
+def draw_slice(
+    ax: Axes,
+    image: Tensor | np.ndarray,
+    title: str = "",
+    *,
+    axis: int = 1,
+    index: int | None = None,
+    **style: object,
+) -> AxesImage:
+    """One slice without axes; `style` goes to `imshow`, by default the grey scale from 0."""
+    if not style:
+        style = {"vmin": 0}
+    drawn = ax.imshow(middle_slice(image, axis, index), **style)
+    ax.set_title(title)
+    ax.axis("off")
+    return drawn
+
+
+def draw_arrows(
+    ax: Axes, displacement: Displacement, *, every: int = 8, color: str = ORANGE
+) -> None:
+    """Arrows u(x) of a 2-D field to scale, each standing at its x on the fixed grid."""
+    start = identity_grid(displacement.shape[2:])
+    picked = (0, slice(None), *[slice(every // 2, None, every)] * 2)
+    ax.quiver(
+        *start[picked],
+        *displacement.detach().cpu()[picked],
+        color=color,
+        angles="xy",
+        scale_units="xy",
+        scale=1,
+        width=0.006,
+    )
 
 
 def draw_grid(
@@ -141,6 +177,70 @@ def compare(
     return figure
 
 
+def pyramid(
+    moving: Tensor, fixed: Tensor, fields: Sequence[Displacement], *, axis: int = 1
+) -> Figure:
+    """The pair, then per level, coarse to fine: length, pull-back grid and the image seen through.
+
+    Args:
+        fields: `(1, 3, ...)` each, in voxels of its own grid.
+    """
+    shape = moving.shape[2:]
+    figure, axes = plt.subplots(3, 1 + len(fields), figsize=(1.9 * (1 + len(fields)), 6.4))
+    pair = {"moving": moving, "fixed": fixed}
+    for ax, (title, image) in zip(axes[:2, 0], pair.items(), strict=True):
+        ax.imshow(middle_slice(image, axis), vmin=0)
+        ax.set_title(title)
+    axes[2, 0].imshow(middle_slice(fixed - moving, axis), cmap="PuOr", vmin=-0.6, vmax=0.6)
+    axes[2, 0].set_title("fixed - moving")
+    for column, field in enumerate(fields, start=1):
+        full = resize(field.detach(), shape)
+        top, middle, bottom = axes[:, column]
+        top.imshow(middle_slice(field.norm(dim=1, keepdim=True), axis), cmap="viridis", vmin=0)
+        top.set_title("x".join(map(str, field.shape[2:])))
+        draw_grid(middle, full, axis=axis)
+        middle.set_title(f"longest {float(full.norm(dim=1).max()):.1f} voxels")
+        bottom.imshow(middle_slice(warp(moving, full), axis), vmin=0)
+        bottom.set_title("warped moving")
+    for ax in axes.flat:
+        ax.axis("off")
+    return figure
+
+
+def stacked_bars(parts: Mapping[str, Mapping[str, int]], *, unit: float = 1e6) -> Figure:
+    """Two counts per name in one bar, `{"used": {name: n}, "never used": {name: n}}`, in millions.
+
+    The first count is filled, the second hatched; the text gives "first of both".
+    """
+    (first_label, first), (second_label, second) = parts.items()
+    figure, ax = plt.subplots(figsize=(7.2, 0.5 * len(first) + 0.9))
+    left, right = ([count / unit for count in counts.values()] for counts in (first, second))
+    ax.barh(list(first), left, color=BLUE, label=first_label)
+    hatched = {"color": "white", "edgecolor": GREY, "hatch": "////"}
+    ax.barh(list(first), right, left=left, label=second_label, **hatched)
+    longest = max(a + b for a, b in zip(left, right, strict=True))
+    for place, name in enumerate(first):
+        total = first[name] + second[name]
+        text = f"{first[name]:,} of {total:,}"
+        ax.text(total / unit + 0.01 * longest, place, text, va="center", fontsize=9)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.35 * longest)
+    ax.set_xlabel("millions")
+    ax.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def log_bars(groups: Mapping[str, Mapping[str, float]], *, marked: str = "") -> Figure:
+    """Bars on a logarithmic axis, one panel per group; names that contain `marked` stand out."""
+    figure, axes = plt.subplots(1, len(groups), figsize=(4.4 * len(groups), 3.3), squeeze=False)
+    for ax, (title, values) in zip(axes[0], groups.items(), strict=True):
+        colors = [ORANGE if marked and marked in name else BLUE for name in values]
+        ax.barh(list(values), list(values.values()), color=colors, log=True)
+        ax.invert_yaxis()
+        ax.set_title(title)
+    return figure
+
+
 def learning_curve(training: pd.DataFrame, *, window: int = 30, column: str = "loss") -> Figure:
     """Loss per step and its running mean."""
     figure, ax = plt.subplots(figsize=(6.4, 3.2))
@@ -174,6 +274,23 @@ def case_dots(
             )
     ax.set_xticks(range(len(names)), names, rotation=20, ha="right")
     ax.set_ylabel(label)
+    return figure
+
+
+def structure_dots(values: Mapping[str, pd.Series], *, label: str, factor: float = 1.0) -> Figure:
+    """One line per structure, easiest on top by the first method; one dot per method."""
+    frame = pd.DataFrame(values) * factor
+    frame = frame.sort_values(frame.columns[0])
+    figure, ax = plt.subplots(figsize=(7, 0.8 + 0.21 * len(frame)))
+    places = np.arange(len(frame))
+    ax.hlines(places, frame.min(axis=1), frame.max(axis=1), color=GREY, linewidth=0.8, alpha=0.6)
+    for marker, name in zip("os^Dvp" * len(frame.columns), frame.columns, strict=False):
+        ax.plot(frame[name], places, marker, markersize=5, label=name)
+    ax.set_yticks(places, frame.index, fontsize=8)
+    ax.set_ylim(-0.7, len(frame) - 0.3)
+    ax.set_xlabel(label)
+    ax.grid(axis="x", alpha=0.3)
+    ax.legend(frameon=False, loc="lower right")
     return figure
 
 

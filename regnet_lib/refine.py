@@ -1,4 +1,4 @@
-"""Instance optimisation: improve one displacement for one pair by gradient descent on the objective.
+"""Instance optimisation: improve one displacement by gradient descent on the objective.
 
 Starting from zero over a pyramid of resolutions it is a registration method of its own (the model
 `gradient_descent`); starting from a network's answer it is the refinement step that several papers
@@ -38,8 +38,8 @@ def refine(
         learning_rate: step of Adam in voxels of the level.
         report: called with level, iteration and loss.
 
-    The unknown is a displacement on half the level's resolution, interpolated to the level: smooth by
-    construction, and eight times fewer unknowns.
+    The unknown is a displacement on half the level's resolution, interpolated to the level: smooth
+    by construction, and eight times fewer unknowns.
     """
     shape = tuple(fixed.shape[2:])
     axes = len(shape)

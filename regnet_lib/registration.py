@@ -45,8 +45,8 @@ class RegistrationResult:
         displacement: `(1, 3, D, H, W)` voxels on the fixed grid.
         warped: the moving image on the fixed grid, `(D, H, W)`, in its own intensities.
         warped_labels: the moving labels on the fixed grid, or None.
-        warped_landmarks: the given landmarks of the fixed image, carried to the moving image, `(N, 3)`
-            voxels, or None.
+        warped_landmarks: the given landmarks of the fixed image, carried to the moving image,
+            `(N, 3)` voxels, or None.
         report: settings and metrics, as written to `report.json`.
         affine: voxel -> RAS+ mm of the fixed grid.
     """
@@ -83,8 +83,8 @@ def register(
         refine_steps: iterations of instance optimisation after the model.
         moving_labels, fixed_labels: label maps; with both, overlap is reported.
         landmarks: `(N, 3)` voxel coordinates in the fixed image, 0-based.
-        out: folder for displacement.nii.gz (ITK/ANTs/Slicer), warped.nii.gz, warped_labels.nii.gz and
-            report.json. It is created; existing results are replaced only with `overwrite`.
+        out: folder for displacement.nii.gz (ITK/ANTs/Slicer), warped.nii.gz, warped_labels.nii.gz
+            and report.json. It is created; existing results are replaced only with `overwrite`.
 
     Raises:
         BadInputError: unusable input; nothing has been written.
@@ -159,8 +159,8 @@ def _prepare_output(out: str | os.PathLike | None, overwrite: bool) -> Path | No
     existing = [name for name in OUTPUTS if (folder / name).exists()]
     if existing and not overwrite:
         raise BadInputError(
-            f"{folder}: results are already there ({', '.join(existing)}). Choose another folder or "
-            "allow overwriting (--overwrite)."
+            f"{folder}: results are already there ({', '.join(existing)}). Choose another folder "
+            "or allow overwriting (--overwrite)."
         )
     if folder.exists() and not folder.is_dir():
         raise BadInputError(f"{folder}: expected a folder for the results, found a file.")
@@ -206,8 +206,8 @@ def _label_map(source: Source | None, fixed: Volume, name: str) -> Tensor | None
         array = array.reshape(array.shape[-3:]) if array.ndim > 3 else array
     if array.shape != fixed.array.shape:
         raise BadInputError(
-            f"{_name(source, name)}: expected the shape of the fixed image, {fixed.array.shape}, found "
-            f"{array.shape}. Give the label map that belongs to the image."
+            f"{_name(source, name)}: expected the shape of the fixed image, {fixed.array.shape}, "
+            f"found {array.shape}. Give the label map that belongs to the image."
         )
     return torch.from_numpy(array.astype(np.int64))[None, None]
 

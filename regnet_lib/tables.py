@@ -112,7 +112,7 @@ def render(table: Table, format: Format = "md") -> str:
 
 
 def bootstrap_interval(
-    values: Sequence[float], level: float = 0.95, resamples: int = 10_000
+    values: Sequence[float] | np.ndarray, level: float = 0.95, resamples: int = 10_000
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over cases; deterministic."""
     values = np.asarray(values, dtype=float)
@@ -193,9 +193,9 @@ def _verdict(
 
 def _caption(description: PaperTable) -> str:
     return (
-        f"{description.title}. Mean ± population standard deviation of the case means. Δ = ours - paper. "
-        "HD95: 95th percentile of both directions pooled; NJD: forward differences, det < 0, shown as a "
-        "percentage. Labels warped with the nearest neighbour."
+        f"{description.title}. Mean ± population standard deviation of the case means. "
+        "Δ = ours - paper. HD95: 95th percentile of both directions pooled. NJD: forward "
+        "differences, det < 0. Labels warped with the nearest neighbour."
     )
 
 

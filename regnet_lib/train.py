@@ -2,9 +2,10 @@
 
     result = train(EXPERIMENTS["lganetpp.table2.voxelmorph2.2mm"], max_minutes=30)
 
-A run lives in one folder: `train.csv` (one line per step), `checkpoint.safetensors`, `settings.json`.
-The order of the cases follows from seed and epoch alone, so a resumed training sees the same pairs;
-with the generator's state restored it repeats the same losses bit for bit on the CPU.
+A run lives in one folder: `train.csv` (one line per step), `checkpoint.safetensors`,
+`settings.json`. The order of the cases follows from seed and epoch alone, so a resumed training
+sees the same pairs; with the generator's state restored it repeats the same losses bit for bit on
+the CPU.
 """
 
 import csv
@@ -239,6 +240,7 @@ def _require_finite(name: str, step: int, ids: tuple[str, ...], values: dict[str
     if not all(math.isfinite(value) for value in values.values()):
         terms = ", ".join(f"{term} = {value}" for term, value in values.items())
         raise TrainingDivergedError(
-            f"{name}: expected a finite loss at step {step + 1} (cases {', '.join(ids)}), got {terms}. "
-            "The last checkpoint is kept; look at these cases, or lower the learning rate."
+            f"{name}: expected a finite loss at step {step + 1} (cases {', '.join(ids)}), got "
+            f"{terms}. The last checkpoint is kept; look at these cases, or lower the "
+            "learning rate."
         )

@@ -46,9 +46,14 @@ def _runs(results: Path) -> list[str]:
     rows = []
     for path in sorted(results.glob("*/*/run.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
-        cells = [path.parts[-3], path.parts[-2], run.get("device", ""), run.get("commit", "")]
+        evaluation = run["evaluation"]
+        cells = [path.parts[-3], path.parts[-2], run["device"]]
+        cells += [f"{evaluation['seconds_per_case']:.2f}", f"{evaluation['peak_memory_mib']:.0f}"]
         rows.append(f"| {' | '.join(cells)} |")
     if not rows:
         return []
-    head = ["| experiment | run | device | commit |", "|:--|:--|:--|:--|"]
+    head = [
+        "| experiment | run | device | seconds per case | peak memory (MiB) |",
+        "|:--|:--|:--|--:|--:|",
+    ]
     return ["\n".join(["## Result runs", "", *head, *rows])]

@@ -16,8 +16,8 @@ def dataset_folder(name: str, root: str | os.PathLike | None = None, *, expected
     if root is None:
         if not os.environ.get(VARIABLE):
             raise BadInputError(
-                f"{name}: the environment variable {VARIABLE} is not set. Point it to a folder with "
-                f"one sub-folder per dataset (here {name}/), or use the dataset 'phantom'."
+                f"{name}: the environment variable {VARIABLE} is not set. Point it to a folder "
+                f"with one sub-folder per dataset (here {name}/), or use the dataset 'phantom'."
             )
         root = Path(os.environ[VARIABLE]) / name
     root = Path(root)

@@ -5,10 +5,10 @@
     lpba40/train/S11.delineation.skullstripped.nii.gz        S11 to S40
     lpba40/label/S01.delineation.structure.label.nii.gz      S01 to S40
 
-Every subject is registered to the atlas: moving = subject, fixed = S01. The paper's "10 for testing"
-are the atlas and nine moving images, hence n = 9 in its Table 2. Images come skull-stripped, affinely
-aligned and divided by their maximum; 8 voxels are cropped from every face (160x192x160 ->
-144x176x144), exactly what the authors do.
+Every subject is registered to the atlas: moving = subject, fixed = S01. The paper's "10 for
+testing" are the atlas and nine moving images, hence n = 9 in its Table 2. Images come
+skull-stripped, affinely aligned and divided by their maximum; 8 voxels are cropped from every face
+(160x192x160 -> 144x176x144), exactly what the authors do.
 
     dataset = LPBA40(spacing_mm=2)         # looks in $REGNET_DATA/lpba40
     case = dataset.case("S02")             # (1, 1, 72, 88, 72)
@@ -59,8 +59,8 @@ class LPBA40:
         root: folder with the layout above; default `$REGNET_DATA/lpba40`.
         spacing_mm: 1 (as published) or 2: means of 2x2x2 voxels for images, every second voxel for
             labels, after the crop.
-        cropped: the authors' crop. False keeps the whole field of view and sets `Case.region` to the
-            crop, for methods that register whole volumes but are evaluated on the crop (SyN).
+        cropped: the authors' crop. False keeps the whole field of view and sets `Case.region` to
+            the crop, for methods that register whole volumes but are evaluated on the crop (SyN).
     """
 
     name = "lpba40"

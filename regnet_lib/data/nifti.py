@@ -68,8 +68,9 @@ def read_volume(path: str | os.PathLike, *, labels: bool = False) -> Volume:
     if not finite.all():
         first = tuple(int(index) for index in np.argwhere(~finite)[0])
         raise BadInputError(
-            f"{path}: expected finite voxels, found {int((~finite).sum())} that are NaN or infinite, "
-            f"the first at voxel {first}. Replace them, for example by the background value."
+            f"{path}: expected finite voxels, found {int((~finite).sum())} that are NaN or "
+            f"infinite, the first at voxel {first}. Replace them, for example by the "
+            "background value."
         )
     return Volume(array, affine)
 
@@ -77,7 +78,7 @@ def read_volume(path: str | os.PathLike, *, labels: bool = False) -> Volume:
 def require_same_grid(
     moving: Volume, fixed: Volume, moving_path: object, fixed_path: object
 ) -> None:
-    """Two volumes must share shape and affine (1e-3 mm) before a network may compare their voxels."""
+    """Two volumes must share shape and affine (1e-3 mm) before their voxels may be compared."""
     if moving.array.shape != fixed.array.shape:
         raise BadInputError(
             f"{moving_path}: expected the shape of {fixed_path}, {fixed.array.shape}, found "
@@ -86,8 +87,8 @@ def require_same_grid(
     if not np.allclose(moving.affine, fixed.affine, atol=1e-3):
         raise BadInputError(
             f"{moving_path}: expected the voxel-to-world matrix of {fixed_path}, "
-            f"{fixed.affine.round(4).tolist()}, found {moving.affine.round(4).tolist()}. Resample the "
-            "moving image to the grid of the fixed one first."
+            f"{fixed.affine.round(4).tolist()}, found {moving.affine.round(4).tolist()}. Resample "
+            "the moving image to the grid of the fixed one first."
         )
 
 
@@ -184,16 +185,32 @@ def _open(path: Path):
 
 def _voxels(path: Path, image) -> np.ndarray:
     try:
-        array = np.asanyarray(image.dataobj)
+        array = _decompressed(path, image) if path.suffix == ".gz" else np.asanyarray(image.dataobj)
     except Exception as error:
         raise BadInputError(
-            f"{path}: the header promises {' x '.join(map(str, image.shape))} voxels, but the file ends "
-            f"early or is damaged ({error or type(error).__name__}). Fetch or copy it again."
+            f"{path}: the header promises {' x '.join(map(str, image.shape))} voxels, but the "
+            f"file ends early or is damaged ({error or type(error).__name__}). Fetch or "
+            "copy it again."
         ) from error
     if array.dtype.kind not in "biuf":
         raise BadInputError(
-            f"{path}: expected real numbers per voxel, found {array.dtype}. Convert to a scalar image."
+            f"{path}: expected real numbers per voxel, found {array.dtype}. Convert to a scalar "
+            "image."
         )
+    return array
+
+
+def _decompressed(path: Path, image) -> np.ndarray:
+    """Read to the very end of the stream: the checksum stands there, past the last voxel."""
+    import gzip
+
+    from nibabel.fileholders import FileHolder
+
+    with gzip.open(path) as stream:
+        opened = type(image).from_file_map({"image": FileHolder(fileobj=stream)})
+        array = np.asanyarray(opened.dataobj)
+        while stream.read(2**20):
+            pass
     return array
 
 
@@ -201,8 +218,8 @@ def _whole_numbers(path: Path, array: np.ndarray) -> np.ndarray:
     rounded = array.round() if array.dtype.kind == "f" else array
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and (rounded == array).all()):
         raise BadInputError(
-            f"{path}: expected whole numbers in a label map, found fractions or NaN. A label map must "
-            "be resampled with nearest-neighbour interpolation."
+            f"{path}: expected whole numbers in a label map, found fractions or NaN. A label map "
+            "must be resampled with nearest-neighbour interpolation."
         )
     if rounded.min() < 0:
         raise BadInputError(f"{path}: expected labels >= 0, found {rounded.min()}.")
@@ -220,6 +237,7 @@ def _require_memory(path: Path, shape: tuple[int, ...]) -> None:
         return
     if needed > available:
         raise BadInputError(
-            f"{path}: the header claims {' x '.join(map(str, shape))} voxels, {needed / 2**30:.0f} GiB in "
-            f"memory, more than this machine's {available / 2**30:.0f} GiB. Check the header."
+            f"{path}: the header claims {' x '.join(map(str, shape))} voxels, "
+            f"{needed / 2**30:.0f} GiB in memory, more than this machine's "
+            f"{available / 2**30:.0f} GiB. Check the header."
         )

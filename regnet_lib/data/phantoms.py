@@ -157,8 +157,13 @@ class Phantoms:
 
     def case(self, case_id: str, *, labels: bool = True) -> Case:
         """The case of that name; `labels` exists for symmetry with datasets on disk."""
-        seed = int(case_id.rsplit("-", 1)[1])
-        return phantom_pair(self.shape, seed=seed, kind=self.kind, **self._options)
+        kind, _, seed = case_id.rpartition("-")
+        if kind != self.kind or not seed.isdecimal():
+            raise ValueError(
+                f"Phantoms: expected a case named '{self.kind}-<seed>', got {case_id!r}. "
+                "Take a name from ids(split)."
+            )
+        return phantom_pair(self.shape, seed=int(seed), kind=self.kind, **self._options)
 
 
 def _brain(shape: tuple[int, ...], random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

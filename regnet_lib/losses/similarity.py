@@ -5,8 +5,8 @@ Local normalised cross-correlation (LGANet++ equations 10 and 11, VoxelMorph, Tr
     cc(x) = cross(x)^2 / (variance_warped(x) variance_fixed(x) + eps),   loss = 1 - mean(cc)
 
 with sums over a cubic window, zero padding and the full window size as divisor everywhere, the form
-of all published code. Background windows count as 0, so the loss of an image with itself is not 0 but
-1 - (textured share of the volume): 0.595 on an LPBA40 brain.
+of all published code. Background windows count as 0, so the loss of an image with itself is not 0
+but 1 - (textured share of the volume): 0.595 on an LPBA40 brain.
 
     loss = local_ncc(warped, fixed, window=9)   # (B, C, D, H, W) twice -> scalar
 """
@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 from regnet_lib.types import Image
 
 EPSILON = 1e-5
+# Share of the sum of squares, in units of the last place, that window sums lose at most.
+ROUNDING = 16
 
 
 def mse(warped: Image, fixed: Image) -> Float[Tensor, ""]:
@@ -68,9 +70,15 @@ class _LocalCorrelation(torch.autograd.Function):
         sums = window_sum(torch.stack([a, b, a * a, b * b, a * b]), window, axes)
         sum_a, sum_b, sum_aa, sum_bb, sum_ab = sums.unbind(0)
         cross = sum_ab - sum_a * sum_b / voxels
-        # Rounding may leave a variance slightly below 0 in flat regions.
-        variance_a = (sum_aa - sum_a * sum_a / voxels).clamp(min=0)
-        variance_b = (sum_bb - sum_b * sum_b / voxels).clamp(min=0)
+        variance_a = sum_aa - sum_a * sum_a / voxels
+        variance_b = sum_bb - sum_b * sum_b / voxels
+        # What rounding leaves in a flat window is no texture, yet it can exceed epsilon: a plateau
+        # of a CT in HU would "correlate" with values of -1e5, and its gradients would explode.
+        flat_a = variance_a <= ROUNDING * torch.finfo(warped.dtype).eps * sum_aa
+        flat_b = variance_b <= ROUNDING * torch.finfo(warped.dtype).eps * sum_bb
+        variance_a.masked_fill_(flat_a, 0)
+        variance_b.masked_fill_(flat_b, 0)
+        cross.masked_fill_(flat_a | flat_b, 0)
         ctx.window, ctx.squared, ctx.means = window, squared, (warped_mean, fixed_mean)
         ctx.save_for_backward(warped, fixed, sum_a, sum_b, cross, variance_a, variance_b)
         product = variance_a * variance_b + EPSILON
@@ -95,9 +103,11 @@ class _LocalCorrelation(torch.autograd.Function):
         for one, other in ((0, 1), (1, 0)):
             if not ctx.needs_input_grad[one]:
                 continue
+            # Where the other image is flat its values cancel their mean, but for rounding.
+            by_other = by_cross.masked_fill(terms[one][1] == 0, 0)
             by_variance = by_product * terms[one][1]
-            offset = by_cross * terms[other][0] + 2 * by_variance * terms[one][0]
-            weights = torch.stack([by_cross, by_variance, offset])
+            offset = by_other * terms[other][0] + 2 * by_variance * terms[one][0]
+            weights = torch.stack([by_other, by_variance, offset])
             weights = window_sum(_pad(weights, ctx.window, axes), ctx.window, axes)
             gradient = images[other] * weights[0] + 2 * images[one] * weights[1]
             gradient -= weights[2] / voxels

@@ -1,4 +1,4 @@
-"""Label maps as the metrics see them: NumPy arrays, checked once, with the voxels of every id counted."""
+"""Label maps as the metrics see them: NumPy arrays, checked once."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,8 @@ def as_pair(
     if maps[0].shape != maps[1].shape or maps[0].ndim not in (2, 3):
         raise ValueError(
             f"{function}: expected two label maps of one shape (D, H, W), got "
-            f"{tuple(warped_labels.shape)} and {tuple(fixed_labels.shape)}. Evaluate one case at a time."
+            f"{tuple(warped_labels.shape)} and {tuple(fixed_labels.shape)}. Evaluate one case at "
+            "a time."
         )
     return maps[0], maps[1]
 

@@ -31,12 +31,19 @@ Tokens = Float[Tensor, "batch tokens features"]
 WINDOW_VOXELS = 6
 
 
-def attend(query: Tokens, key: Tokens, value: Tokens, scale: float, dropout: float = 0.0) -> Tokens:
-    """softmax(query key^T scale) value, for tokens `(B, N, features)`."""
-    # The kernels that avoid the N x N map want a head axis and equally wide q, k and v: zeros are
-    # exact fillers, they add nothing to any product.
+def attend(
+    query: Float[Tensor, "batch tokens narrow"],
+    key: Float[Tensor, "batch tokens narrow"],
+    value: Float[Tensor, "batch tokens features"],
+    scale: float,
+    dropout: float = 0.0,
+) -> Float[Tensor, "batch tokens features"]:
+    """softmax(query key^T scale) value; values may have more features than queries and keys."""
     missing = value.shape[-1] - query.shape[-1]
-    query, key = (F.pad(tokens, (0, missing)) for tokens in (query, key))
+    if missing:
+        # The kernels that avoid the N x N map want equally wide q, k and v; zeros add nothing.
+        query, key = F.pad(query, (0, missing)), F.pad(key, (0, missing))
+    # They also want a head axis.
     attended = F.scaled_dot_product_attention(
         query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), dropout_p=dropout, scale=scale
     )

@@ -29,6 +29,23 @@ class ConvNormActivation(nn.Sequential):
         super().__init__(conv(inputs, outputs), nn.InstanceNorm3d(outputs), nn.LeakyReLU(slope))
 
 
+class LinearPair(nn.Sequential):
+    """A 3x3x3 and a 1x1x1 convolution with nothing in between, evaluated as the one that they are.
+
+    Their composition has the kernel W2 W1 and the bias W2 b1 + b2. It is formed anew in every call,
+    so both layers train as usual, and the channels in between are never computed.
+    """
+
+    def __init__(self, inputs: int, between: int, outputs: int) -> None:
+        super().__init__(conv(inputs, between), conv(between, outputs, kernel=1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        first, second = self
+        mix = second.weight.flatten(1)  # (outputs, between, 1, 1, 1) -> (outputs, between)
+        kernel = (mix @ first.weight.flatten(1)).view(len(mix), *first.weight.shape[1:])
+        return F.conv3d(features, kernel, mix @ first.bias + second.bias, padding=first.padding)
+
+
 class PairedResidual(nn.Module):
     """Five convolutions C -> C with one inner skip; the "ResNet" of the LGANet family.
 

@@ -9,7 +9,7 @@ slowest:
     similarity = local_correlation(moving, fixed)   # (B, C, D, H, W) twice -> (B, 27, D, H, W)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import torch
@@ -97,7 +97,7 @@ class _LocalCorrelation(torch.autograd.Function):
         return gradient_first, gradient_second, None
 
 
-def _shifts(padded: Tensor, shape: tuple[int, ...], radius: int) -> Iterator[Tensor]:
+def _shifts(padded: Tensor, shape: Sequence[int], radius: int) -> Iterator[Tensor]:
     """Views of the padded map at every offset, first axis slowest."""
     for start in product(range(2 * radius + 1), repeat=3):
         window = [slice(first, first + side) for first, side in zip(start, shape, strict=True)]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regnet_lib.nn.blocks import conv
+from regnet_lib.nn.blocks import LinearPair, conv
 from regnet_lib.spatial import integrate, warp
 from regnet_lib.types import Displacement
 
@@ -49,8 +49,8 @@ class Decomposition(nn.Module):
             conv(four_times, four_times),
             nn.ReLU(),
         )
-        self.residual = nn.Sequential(conv(four_times, twice), conv(twice, channels, kernel=1))
-        self.field = nn.Sequential(conv(four_times, twice), conv(twice, 3, kernel=1))
+        self.residual = LinearPair(four_times, twice, channels)
+        self.field = LinearPair(four_times, twice, 3)
         self.positive_field = positive_field
 
     def forward(self, features: Tensor) -> Parts:
@@ -75,8 +75,8 @@ class DecompositionExchange(nn.Module):
     def forward(self, fixed: Parts, warped: Tensor) -> tuple[Tensor, Displacement]:
         """Updated warped features and the displacement of this evaluation.
 
-        w = W + R_F o f_W + R_W o f_F and exp(f_F o f_W + f_W o f_F), where a o b samples a at x +
-        b(x).
+        These are W + R_F o f_W + R_W o f_F and exp(f_F o f_W + f_W o f_F), with fields f, residuals
+        R, and a o b for a sampled at x + b(x).
         """
         own = self.decompose(warped)
         # Residual and field of one image travel along the same vectors: one warp for both.

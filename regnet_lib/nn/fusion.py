@@ -33,13 +33,13 @@ class ScaleProduct(nn.Module):
             pairs: per level `(2 B, width, ...)`, the moving half of the batch before the fixed
                 half.
         """
-        resized = [_match(pair, shape).chunk(2) for pair in pairs]
-        factors = [layer(fixed) for layer, (_, fixed) in zip(self.fixed, resized, strict=True)]
-        factors += [layer(moving) for layer, (moving, _) in zip(self.moving, resized, strict=True)]
-        # Eight factors leave the range of float16 quickly.
-        product = factors[0].to(torch.promote_types(factors[0].dtype, torch.float32))
-        for factor in factors[1:]:
-            product = product * factor
+        product: Tensor | None = None
+        for pair, fixed_layer, moving_layer in zip(pairs, self.fixed, self.moving, strict=True):
+            moving, fixed = _match(pair, shape).chunk(2)
+            factor, other = fixed_layer(fixed), moving_layer(moving)
+            # Eight factors leave the range of float16 quickly.
+            factor = factor.to(torch.promote_types(factor.dtype, torch.float32)) * other
+            product = factor if product is None else product * factor
         return product
 
 

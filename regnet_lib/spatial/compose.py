@@ -46,15 +46,15 @@ def resize(
     Args:
         shape: new spatial shape.
         ratio: factor for component i. `size` is new size / old size, the factor 2 of LGANet++
-            equation (9) and of every published pyramid. `corner` is (new - 1) / (old - 1), the exact
-            factor of a resampling that keeps the outermost voxel centres in place: `size` falls short
-            of it by 1 / (2 old - 1) for a doubling, 2.9 % at 18 voxels.
+            equation (9) and of every published pyramid. `corner` is (new - 1) / (old - 1), the
+            exact factor of a resampling that keeps the outermost voxel centres in place: `size`
+            falls short of it by 1 / (2 old - 1) for a doubling, 2.9 % at 18 voxels.
     """
     axes = require_displacement("resize", displacement)
     if len(shape) != axes or min(shape) < 2:
         raise ValueError(
-            f"resize: expected {axes} sizes of at least 2, got {tuple(shape)} for a displacement of "
-            f"shape {tuple(displacement.shape)}."
+            f"resize: expected {axes} sizes of at least 2, got {tuple(shape)} for a displacement "
+            f"of shape {tuple(displacement.shape)}."
         )
     less = 1 if ratio == "corner" else 0
     factors = [
@@ -69,8 +69,9 @@ def invert(
 ) -> Displacement:
     """The field v with compose(u, v) = 0, by the fixed point v <- -u(x + v(x)).
 
-    Converges where u is a contraction (its Jacobian's deviation from 1 stays below 1); elsewhere the
-    residual stays large, so check `compose(u, v)` before trusting an inverse of a folding field.
+    Converges where u is a contraction (its Jacobian's deviation from 1 stays below 1); elsewhere
+    the residual stays large, so check `compose(u, v)` before trusting an inverse of a folding
+    field.
     """
     require_displacement("invert", displacement)
     inverse = -displacement

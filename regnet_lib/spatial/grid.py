@@ -84,17 +84,17 @@ def sample(
     if interpolation == "nearest":
         return _gather_nearest(image, coordinates, padding)
     dtype = torch.promote_types(torch.promote_types(image.dtype, coordinates.dtype), torch.float32)
-    with torch.autocast(image.device.type, enabled=False):
-        normalised = voxel_to_normalised(coordinates.to(dtype), image.shape[2:])
-        # grid_sample wants the fastest axis first and the components last
-        grid = normalised.flip(1).movedim(1, -1)  # (B, n, *out) -> (B, *out, n)
-        return F.grid_sample(
-            image.to(dtype), grid, mode="bilinear", padding_mode=padding, align_corners=True
-        )
+    normalised = voxel_to_normalised(coordinates.to(dtype), image.shape[2:])
+    # grid_sample wants the fastest axis first and the components last; autocast leaves it in the
+    # widest type of its inputs
+    grid = normalised.flip(1).movedim(1, -1)  # (B, n, *out) -> (B, *out, n)
+    return F.grid_sample(
+        image.to(dtype), grid, mode="bilinear", padding_mode=padding, align_corners=True
+    )
 
 
 def resample(image: Image, shape: Sequence[int]) -> Float[Tensor, "#batch channel *resampled"]:
-    """Linear resampling to another grid whose outermost voxel centres coincide with the old ones."""
+    """Linear resampling to a grid whose outermost voxel centres coincide with the old ones."""
     if tuple(shape) == tuple(image.shape[2:]):
         return image
     return F.interpolate(image, size=tuple(shape), mode=_LINEAR[image.ndim - 2], align_corners=True)

@@ -4,8 +4,10 @@ The determinant is the local change of volume; where it is not positive the tran
 Which difference scheme estimates the derivative changes the count by a factor of two and more, so
 every table has to name it:
 
-* `central`: np.gradient, one-sided at the border, all voxels, det <= 0 (VoxelMorph, TransMorph, AD-RegNet);
-* `forward`: forward differences, the last plane of each axis dropped, det < 0 (LGANet, LGANet++ eq. 18);
+* `central`: np.gradient, one-sided at the border, all voxels, det <= 0 (VoxelMorph, TransMorph,
+  AD-RegNet);
+* `forward`: forward differences, the last plane of each axis dropped, det < 0 (LGANet, LGANet++
+  eq. 18);
 * `digital`: any of the eight (2-D: four) one-sided determinants <= 0 (Liu et al., IJCV 2024).
 
     fraction = folding_fraction(displacement, difference="central")   # (B,)
@@ -29,8 +31,8 @@ def jacobian_matrix(
 ) -> Float[Tensor, "#batch axes axes *kept"]:
     """`J[:, i, j]` = d(x_i + u_i) / d x_j, of shape `(B, n, n, *shape)`.
 
-    `central` keeps the grid; `forward` drops the last plane of every axis. Voxels cancel: the result
-    is the same in millimetres when the vectors are in millimetres too.
+    `central` keeps the grid; `forward` drops the last plane of every axis. Voxels cancel: the
+    result is the same in millimetres when the vectors are in millimetres too.
     """
     axes = require_displacement("jacobian_matrix", displacement)
     displacement = displacement.to(torch.promote_types(displacement.dtype, torch.float32))

@@ -17,7 +17,8 @@ def integrate(velocity: Velocity, steps: int = 7, *, padding: Padding = "border"
 
     Args:
         steps: number of squarings t; both papers use 7.
-        padding: `border` integrates a constant velocity exactly; the published networks use `zeros`.
+        padding: `border` integrates a constant velocity exactly; the published networks use
+        `zeros`.
     """
     require_displacement("integrate", velocity, "velocity")
     if steps < 0:

@@ -1,9 +1,9 @@
 """From voxels to the world: millimetre frames, and displacement files that other tools open.
 
-nibabel's affines map voxels to RAS+ millimetres; ITK, ANTs and Slicer think in LPS, so the first two
-components change sign. A displacement vector in millimetres is affine[:3, :3] @ u. The file that ITK,
-ANTs and Slicer read alike is 5-D NIfTI (X, Y, Z, 1, 3) with intent "vector" (1007) in LPS mm; with
-intent 1006 ITK would flip the signs back.
+nibabel's affines map voxels to RAS+ millimetres; ITK, ANTs and Slicer think in LPS, so the first
+two components change sign. A displacement vector in millimetres is affine[:3, :3] @ u. The file
+that ITK, ANTs and Slicer read alike is 5-D NIfTI (X, Y, Z, 1, 3) with intent "vector" (1007) in
+LPS mm; with intent 1006 ITK would flip the signs back.
 
     save_displacement("displacement.nii.gz", displacement, affine, convention="itk")
     displacement = load_displacement("displacement.nii.gz")
@@ -77,7 +77,8 @@ def save_displacement(
     intent = "vector" if unit == "mm" else "none"
     write_volume(path, array, affine, intent=intent, overwrite=overwrite)
     description = {
-        "content": "displacement on the fixed grid; maps points of the fixed image to the moving image",
+        "content": "displacement on the fixed grid; maps points of the fixed image to the moving "
+        "image",
         "unit": unit,
         "frame": frame,
         "convention": convention,
@@ -90,7 +91,7 @@ def save_displacement(
 
 
 def load_displacement(path: str | os.PathLike) -> tuple[Displacement, np.ndarray]:
-    """Read a file written by `save_displacement`, ANTs or ITK: `(1, 3, D, H, W)` voxels, and the affine.
+    """Read a file of `save_displacement`, ANTs or ITK: `(1, 3, D, H, W)` voxels, and its affine.
 
     The form decides, never a guess: 5-D with intent "vector" is LPS mm; 4-D with three components
     needs our JSON file beside it, which says voxels.
@@ -115,8 +116,8 @@ def load_displacement(path: str | os.PathLike) -> tuple[Displacement, np.ndarray
         vectors = array
     else:
         raise BadInputError(
-            f"{path}: expected a 5-D vector file in LPS mm (X, Y, Z, 1, 3), or a 4-D file with our JSON "
-            f"beside it, found shape {array.shape} and intent {intent!r}."
+            f"{path}: expected a 5-D vector file in LPS mm (X, Y, Z, 1, 3), or a 4-D file with "
+            f"our JSON beside it, found shape {array.shape} and intent {intent!r}."
         )
     tensor = torch.from_numpy(np.moveaxis(vectors, -1, 0).astype(np.float32)[None].copy())
     return tensor, np.asarray(image.affine)

@@ -1,6 +1,6 @@
 """Images and displacements whose warp, inverse or Jacobian is known, in NumPy and float64.
 
-    field = affine_field(near_identity(3, seed=0), (7, 9, 8))   # (1, 3, 7, 9, 8), u = (A - I)(x - c)
+field = affine_field(near_identity(3, seed=0), (7, 9, 8))   # (1, 3, 7, 9, 8), u = (A - I)(x - c)
 """
 
 import numpy as np

@@ -36,8 +36,12 @@ def test_normalised_coordinates_end_at_the_outermost_voxel_centres(shape):
     for axis in range(len(shape)):
         component = normalised[0, axis]
         assert component.select(axis, 0).unique().tolist() == [-1.0]
-        torch.testing.assert_close(component.select(axis, -1), component.new_ones(()).expand_as(
-            component.select(axis, -1)), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            component.select(axis, -1),
+            component.new_ones(()).expand_as(component.select(axis, -1)),
+            rtol=0,
+            atol=1e-12,
+        )
 
 
 @both
@@ -49,7 +53,7 @@ def test_voxel_and_normalised_are_inverse(shape):
 
 @both
 def test_half_voxel_zoom_is_the_mixed_convention_of_published_code(shape):
-    """Normalise with size - 1, sample as if the faces were at -1 and 1: what the zoom stands for."""
+    """Normalise with size - 1, then sample as if the faces were at -1 and 1."""
     image = noise_image(shape)
     voxels = identity_grid(shape, dtype=torch.float64) + 0.3
     mixed = voxel_to_normalised(voxels, shape).flip(1).movedim(1, -1)

@@ -20,7 +20,14 @@ from known_fields import (
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from regnet_lib.spatial import half_voxel_zoom, identity_grid, sample, warp, warp_labels, warp_points
+from regnet_lib.spatial import (
+    half_voxel_zoom,
+    identity_grid,
+    sample,
+    warp,
+    warp_labels,
+    warp_points,
+)
 
 both = pytest.mark.parametrize("shape", SHAPES, ids=NAMES)
 SCIPY_MODE = {"zeros": "grid-constant", "border": "nearest"}
@@ -68,7 +75,7 @@ class TestShape:
 @pytest.mark.usefixtures("unchecked")
 class TestErrors:
     def test_component_axis_at_the_end_is_explained(self):
-        with pytest.raises(ValueError, match=r"warp: expected displacement .* movedim\(-1, 1\)"):
+        with pytest.raises(ValueError, match=r"warp: expected displacement .*movedim\(-1, 1\)"):
             warp(torch.zeros(1, 1, 4, 5, 6), torch.zeros(1, 4, 5, 6, 3))
 
     def test_missing_batch_axis_is_explained(self):
@@ -84,7 +91,9 @@ class TestErrors:
             warp(torch.zeros(1, 1, 4, 5), torch.zeros(1, 2, 4, 5, dtype=torch.int64))
 
     def test_another_grid_is_refused_with_both_shapes(self):
-        with pytest.raises(ValueError, match=r"warp: expected image of shape .* got \(1, 1, 4, 6\)"):
+        with pytest.raises(
+            ValueError, match=r"warp: expected image of shape .* got \(1, 1, 4, 6\)"
+        ):
             warp(torch.zeros(1, 1, 4, 6), torch.zeros(1, 2, 4, 5))
 
     def test_unequal_batches_are_refused(self):
@@ -146,7 +155,7 @@ class TestImages:
 
     @both
     def test_equals_simpleitk_on_a_rotated_anisotropic_grid(self, shape):
-        """ITK displaces in millimetres of the world: Direction @ diag(spacing) @ u, axes reversed."""
+        """ITK displaces in millimetres: Direction @ diag(spacing) @ u, axes reversed."""
         axes = len(shape)
         spacing = np.array([0.97, 1.1, 2.5])[:axes]
         turn = Rotation.from_euler("zyx", [20, -35, 50], degrees=True).as_matrix()
@@ -262,7 +271,9 @@ class TestLabels:
         for how in ("nearest", "onehot"):
             together = warp_labels(labels, field, how)
             for item in range(3):
-                assert torch.equal(together[item : item + 1], warp_labels(labels[item][None], field, how))
+                assert torch.equal(
+                    together[item : item + 1], warp_labels(labels[item][None], field, how)
+                )
 
 
 class TestPoints:
@@ -325,7 +336,9 @@ class TestGradients:
         field = (0.3 + 0.2 * smooth_field(shape, 1.0)).requires_grad_()
         interior(warp(image, field), 1).sum().backward()
         received = interior(field.grad, 1)[0].flatten(1).T
-        np.testing.assert_allclose(received.numpy(), np.tile(gradient, (len(received), 1)), atol=1e-10)
+        np.testing.assert_allclose(
+            received.numpy(), np.tile(gradient, (len(received), 1)), atol=1e-10
+        )
 
 
 class TestPrecisionAndDevice:

@@ -1,0 +1,161 @@
+"""The training loop: it learns, stops, survives a kill, and refuses what it cannot do."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from regnet_lib.checkpoint import load_weights, save_weights
+from regnet_lib.data import BadInputError
+from regnet_lib.experiments import EXPERIMENTS, LinearDecay, find_experiment
+from regnet_lib.losses import Objective
+from regnet_lib.models import create_model
+from regnet_lib.train import CHECKPOINT, LOG, TrainingDivergedError, train
+
+SMALL = replace(
+    EXPERIMENTS["teaching.phantom.voxelmorph2"],
+    dataset_options={"shape": (16, 16, 16), "train": 3, "test": 1},
+    objective=Objective(window_voxels=3),
+)
+
+
+def losses(folder):
+    return pd.read_csv(folder / LOG)["loss"].tolist()
+
+
+def test_the_loss_falls(tmp_path):
+    experiment = replace(SMALL, dataset_options={"shape": (16, 16, 16), "train": 1})
+    result = train(experiment, folder=tmp_path, epochs=40, progress=False)
+    curve = losses(tmp_path)
+    assert result.finished and len(curve) == 40
+    assert sum(curve[-5:]) / 5 < 0.95 * curve[0]
+
+
+def test_resuming_is_bit_identical(tmp_path):
+    train(SMALL, folder=tmp_path / "once", epochs=4, progress=False)
+    first = train(SMALL, folder=tmp_path / "twice", epochs=4, max_minutes=1e-9, progress=False)
+    assert first.step == 1 and not first.finished
+    second = train(SMALL, folder=tmp_path / "twice", epochs=4, resume=True, progress=False)
+    assert second.finished
+    assert losses(tmp_path / "once") == losses(tmp_path / "twice")
+    weights = [create_model("voxelmorph2") for _ in range(2)]
+    for model, name in zip(weights, ("once", "twice"), strict=True):
+        load_weights(tmp_path / name / CHECKPOINT, model)
+    for one, two in zip(*(model.parameters() for model in weights), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_killed_process_resumes_to_the_same_losses(tmp_path):
+    script = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "from dataclasses import replace\n"
+        "from regnet_lib.experiments import EXPERIMENTS\n"
+        "from regnet_lib.losses import Objective\n"
+        "from regnet_lib.train import train\n"
+        "SMALL = replace(EXPERIMENTS['teaching.phantom.voxelmorph2'],\n"
+        "    dataset_options={'shape': (16, 16, 16), 'train': 3, 'test': 1},\n"
+        "    objective=Objective(window_voxels=3))\n"
+        f"train(SMALL, folder=Path({str(tmp_path / 'killed')!r}), epochs=20, progress=False,"
+        " checkpoint_seconds=0.5)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / CHECKPOINT).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    lines_before = (tmp_path / "killed" / LOG).read_text().splitlines()
+    assert 2 <= len(lines_before) <= 61
+    train(SMALL, folder=tmp_path / "killed", epochs=20, resume=True, progress=False)
+    train(SMALL, folder=tmp_path / "whole", epochs=20, progress=False)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert not list((tmp_path / "killed").glob(".partial-*.csv"))
+
+
+def test_an_existing_run_is_not_touched(tmp_path):
+    train(SMALL, folder=tmp_path, epochs=1, progress=False)
+    before = (tmp_path / LOG).read_bytes()
+    with pytest.raises(BadInputError, match="--resume"):
+        train(SMALL, folder=tmp_path, epochs=1, progress=False)
+    assert (tmp_path / LOG).read_bytes() == before
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path):
+    train(SMALL, folder=tmp_path, epochs=2, max_minutes=1e-9, progress=False)
+    other = replace(SMALL, seed=5)
+    with pytest.raises(BadInputError, match="seed"):
+        train(other, folder=tmp_path, epochs=2, resume=True, progress=False)
+
+
+def test_a_non_finite_loss_names_step_case_and_terms(tmp_path, monkeypatch):
+    def broken(self, displacement, moving, fixed):
+        loss = displacement.sum() * float("nan")
+        return loss, {"loss": loss.detach(), "local_ncc": loss.detach()}
+
+    monkeypatch.setattr(Objective, "__call__", broken)
+    with pytest.raises(TrainingDivergedError, match=r"step 1 .*brain-100\d.*local_ncc = nan"):
+        train(SMALL, folder=tmp_path, epochs=1, progress=False)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_models_without_parameters_cannot_be_trained(tmp_path):
+    with pytest.raises(BadInputError, match="no parameters"):
+        train(replace(SMALL, model="identity"), folder=tmp_path, progress=False)
+    with pytest.raises(BadInputError, match="at least 1 epoch"):
+        train(replace(SMALL, epochs=0), folder=tmp_path, progress=False)
+
+
+def test_training_on_files_in_the_layout_of_lpba40(tmp_path, fake_lpba40):
+    experiment = replace(EXPERIMENTS["lganetpp.table2.voxelmorph2.2mm"], dataset_options={})
+    monkey = replace(experiment, optimiser=replace(experiment.optimiser, decay=None))
+    dataset_ids = ("S11", "S12")
+    import regnet_lib.data.lpba40 as lpba40
+
+    original, lpba40.TRAIN_IDS = lpba40.TRAIN_IDS, dataset_ids
+    try:
+        result = train(monkey, data=fake_lpba40, folder=tmp_path, epochs=1, progress=False)
+    finally:
+        lpba40.TRAIN_IDS = original
+    assert result.step == 2
+    assert set(pd.read_csv(tmp_path / LOG)["cases"]) == set(dataset_ids)
+
+
+def test_foreign_weights_give_one_clear_error(tmp_path):
+    save_weights(tmp_path / "vxm.safetensors", create_model("voxelmorph2"))
+    with pytest.raises(BadInputError, match="do not belong to LGANetPP"):
+        load_weights(tmp_path / "vxm.safetensors", create_model("lganetpp", variant="official"))
+    (tmp_path / "pickle.pth").write_bytes(b"\x80\x04junk")
+    with pytest.raises(BadInputError, match="safetensors"):
+        load_weights(tmp_path / "pickle.pth", create_model("voxelmorph2"))
+    with pytest.raises(BadInputError, match="does not exist"):
+        load_weights(tmp_path / "none.safetensors", create_model("voxelmorph2"))
+
+
+def test_half_precision_weights_round_trip(tmp_path):
+    model, other = create_model("voxelmorph2"), create_model("voxelmorph2")
+    save_weights(tmp_path / "w.safetensors", model)
+    load_weights(tmp_path / "w.safetensors", other)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one.half().float(), two)
+
+
+def test_the_papers_learning_rate_schedule():
+    paper = LinearDecay(200, 300, 0.01)
+    assert [paper.factor(epoch) for epoch in (0, 200, 300)] == pytest.approx([1, 1, 0.01])
+    assert paper.factor(250) == pytest.approx(0.505)
+    released = LinearDecay(50, 310, 0.0)
+    assert 1e-4 * released.factor(100) == pytest.approx(8.08e-5, rel=1e-3)
+    assert 1e-4 * released.factor(300) == pytest.approx(3.85e-6, rel=1e-2)
+
+
+def test_unknown_experiments_list_the_near_ones():
+    with pytest.raises(ValueError, match="lganetpp.table2.identity"):
+        find_experiment("lganetpp.table2.idenity")
+    for name, experiment in EXPERIMENTS.items():
+        assert experiment.name == name and experiment.notes
