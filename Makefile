@@ -35,7 +35,7 @@ html: $(STAMP)
 
 test: test-lib test-notebooks lint
 test-lib: $(STAMP)
-	$(PY) -m pytest -q -n $(JOBS) tests
+	$(PY) -m pytest -q -n $(JOBS) --jaxtyping-packages=regnet_lib,beartype.beartype tests
 test-notebooks: $(STAMP)
 	$(if $(NOTEBOOKS),$(PY) -m pytest -q -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env \
 	  $(NOTEBOOKS),@echo "no notebooks to test")

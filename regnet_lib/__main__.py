@@ -194,6 +194,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; expected failures become one line on stderr."""
     try:
         return app.cli(args=arguments, prog="regnet") or 0
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

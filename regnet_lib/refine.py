@@ -10,6 +10,7 @@ add (`register(..., refine_steps=50)`).
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 
 from regnet_lib.losses import Objective
 from regnet_lib.spatial import resample, resize
@@ -73,8 +74,9 @@ def refine(
 
 
 def _smoothed(image: Image, factor: int) -> Image:
-    """Means over `factor` voxels, so that the coarse grid does not alias."""
+    """Means over `factor + 1` voxels around each one, so that the coarse grid does not alias."""
     if factor == 1:
         return image
-    pool = {2: torch.nn.functional.avg_pool2d, 3: torch.nn.functional.avg_pool3d}[image.ndim - 2]
-    return pool(image, factor, stride=1, padding=factor // 2, count_include_pad=False)
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[image.ndim - 2]
+    # An odd window has a centre voxel: an even one would shift the image by half a voxel.
+    return pool(image, factor + 1, stride=1, padding=factor // 2, count_include_pad=False)

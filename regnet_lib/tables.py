@@ -167,17 +167,17 @@ def _budget(experiment: Experiment | None, run: Run | None) -> str:
     parts = [f"{evaluation['spacing_mm'][0]:g} mm"]
     if training:
         parts.append(f"{training['step']} steps")
-    parts.append("CPU" if "threads" in str(run.info["device"]) else str(run.info["device"]))
+    parts.append("CPU" if "thread" in str(run.info["device"]) else str(run.info["device"]))
     return ", ".join(parts)
 
 
 def _verdict(
     experiment: Experiment | None, run: Run | None, printed: pd.DataFrame, metric: str
 ) -> str:
-    if run is None:
-        return "not rerun (quoted)"
     if metric not in printed.index:
         return ""
+    if run is None:
+        return "not rerun (quoted)"
     training = run.info["training"]
     stopped_early = training is not None and training["epochs_planned"] < experiment.epochs
     if not experiment.faithful or stopped_early:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
@@ -40,3 +41,11 @@ def real_lpba40() -> Path:
     if not os.environ.get("REGNET_DATA") or not (root / "fixed.nii.gz").exists():
         pytest.skip("real LPBA40 not found: set REGNET_DATA to the folder that holds lpba40/")
     return root
+
+
+@pytest.fixture
+def unchecked():
+    """Switch the annotation checks off: these tests read the errors that users see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -125,7 +125,7 @@ def _write_fake_run(root, experiment, mean):
     info = {
         "run_id": created.replace(":", ""),
         "created": created,
-        "device": "test, 1 threads",
+        "device": "test, 1 thread",
         "experiment": experiment.as_dict(),
         "training": None,
         "evaluation": {"cases": 9, "spacing_mm": [1.0, 1.0, 1.0]},
