@@ -249,7 +249,7 @@ def learning_curve(training: pd.DataFrame, *, window: int = 30, column: str = "l
     )
     smooth = training[column].rolling(window, min_periods=1).mean()
     ax.plot(training["step"], smooth, color=BLUE, linewidth=1.6, label=f"mean of {window} steps")
-    ax.set_xlabel("optimiser step")
+    ax.set_xlabel("optimizer step")
     ax.set_ylabel(column.replace("_", " "))
     ax.legend(frameon=False)
     return figure

@@ -1,6 +1,7 @@
-"""Where results, runs and the papers' tables live.
+"""Where results, runs and the papers' tables live: a checkout of the repository.
 
-In a checkout: the repository root. Installed without one: `$REGNET_HOME`, else the current folder.
+`$REGNET_HOME` if it is set, else the checkout that the package was imported from, else (installed
+without a checkout) the current folder.
 """
 
 import os

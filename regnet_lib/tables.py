@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from regnet_lib.data import BadInputError
 from regnet_lib.experiments import TABLES, Experiment
 from regnet_lib.metrics import Summary, summarize
 from regnet_lib.paths import paper_folder
@@ -68,6 +69,11 @@ class Table:
 def paper_cells(name: str) -> pd.DataFrame:
     """The cells of a paper's table as printed (texts): row, metric, unit, value, std, starred."""
     path = paper_folder() / PAPER_TABLES[name].file
+    if not path.exists():
+        raise BadInputError(
+            f"{path}: the paper's table does not exist. Set REGNET_HOME to a checkout of the "
+            "repository."
+        )
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
@@ -92,12 +98,10 @@ def build_table(name: str) -> Table:
 
 def render(table: Table, format: Format = "md") -> str:
     """Markdown, HTML or LaTeX text of a table."""
-    frame = table.frame
     if format == "html":
-        flat = _flat(frame)
-        body = flat.to_html(index=False, border=0, classes="rg-table", justify="unset", na_rep="")
+        body = table.frame.to_html(index=False, border=0, classes="rg-table", justify="unset")
         return f'<div class="rg-wide">{body}</div>\n<p class="rg-caption">{table.caption}</p>'
-    flat = _flat(frame)
+    flat = _flat(table.frame)
     if format == "latex":
         style = flat.style.hide(axis="index")
         escaped = table.caption.replace("%", r"\%").replace("±", r"$\pm$")
@@ -195,7 +199,7 @@ def _caption(description: PaperTable) -> str:
     return (
         f"{description.title}. Mean ± population standard deviation of the case means. "
         "Δ = ours - paper. HD95: 95th percentile of both directions pooled. NJD: forward "
-        "differences, det < 0. Labels warped with the nearest neighbour."
+        "differences, det < 0. Labels warped with the nearest neighbor."
     )
 
 

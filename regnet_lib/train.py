@@ -67,7 +67,8 @@ def train(
     Args:
         data: folder of the dataset; default `$REGNET_DATA/<dataset>`.
         folder: where the run is written; default `runs/<experiment>`.
-        epochs: another number of epochs than the experiment's.
+        epochs: another number of epochs than the experiment's; part of the run's settings, so a
+            run cannot be lengthened afterwards.
         max_minutes: stop cleanly at the first step after this time, with a checkpoint.
         resume: continue from the folder's checkpoint. Without it an existing run is an error.
         checkpoint_seconds: time between checkpoints; one is always written at the end.

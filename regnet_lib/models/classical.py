@@ -49,8 +49,9 @@ class SyN(nn.Module):
 
     The call is the one of the LGANet++ authors' `ANTs_Reg.py`: `ants.registration` with
     `type_of_transform="SyN"` and all defaults, on whole volumes. Ours fixes the seed of the random
-    sampling in the affine stage (without it the mean Dice on LPBA40 varies by about 0.1 points) and
-    returns affine and warp composed into one displacement.
+    sampling in the affine stage and returns affine and warp composed into one displacement. Sums
+    over threads still vary: only with ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 in the environment do
+    runs repeat, else the mean Dice on LPBA40 moves by about 0.1 points.
 
     Needs the extra `classical`. Images of any size; voxels are taken as 1 mm cubes.
     """

@@ -43,6 +43,7 @@ def attend(
     if missing:
         # The kernels that avoid the N x N map want equally wide q, k and v; zeros add nothing.
         query, key = F.pad(query, (0, missing)), F.pad(key, (0, missing))
+    value = value.contiguous()
     # They also want a head axis.
     attended = F.scaled_dot_product_attention(
         query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), dropout_p=dropout, scale=scale
