@@ -92,8 +92,8 @@ _TABLE2 = (
         dataset="lpba40",
         dataset_options={"cropped": False},
         notes="Released ANTs_Reg.py: antspy 'SyN', all defaults, whole volumes, evaluated "
-        "on the crop; ours fixes the seed of the affine stage (one ITK thread repeats exactly) "
-        "and samples the composed displacement.",
+        "on the crop; ours fixes the seed of the affine stage, runs on one thread, and "
+        "samples the composed displacement.",
     ),
     Experiment(
         "lganetpp.table2.voxelmorph2",
