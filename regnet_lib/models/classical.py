@@ -70,10 +70,10 @@ class SyN(nn.Module):
     def _register(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         import tempfile
 
-        ants = _import_ants()
-        fixed_image = ants.from_numpy(fixed.detach().cpu().numpy().astype(np.float32))
-        moving_image = ants.from_numpy(moving.detach().cpu().numpy().astype(np.float32))
         with tempfile.TemporaryDirectory(prefix="regnet-syn-") as folder, _repeatable(self.seed):
+            ants = _import_ants()
+            fixed_image = ants.from_numpy(fixed.detach().cpu().numpy().astype(np.float32))
+            moving_image = ants.from_numpy(moving.detach().cpu().numpy().astype(np.float32))
             result = ants.registration(
                 fixed_image, moving_image, type_of_transform="SyN", outprefix=f"{folder}/"
             )
@@ -91,7 +91,11 @@ class SyN(nn.Module):
 
 @contextmanager
 def _repeatable(seed: int) -> Iterator[None]:
-    """ANTs' own switch for repeatable results, without the global changes it leaves behind."""
+    """ANTs' own switch for repeatable results, without the global seeds it leaves behind.
+
+    ITK reads the number of threads when it makes its first image: a process that has used ants
+    before on several threads keeps them, and its results vary a little.
+    """
     ants = _import_ants()
     variable = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
     threads, states = os.environ.get(variable), (np.random.get_state(), random.getstate())
