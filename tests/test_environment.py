@@ -70,8 +70,7 @@ def _requirements(project: dict, extras: tuple[str, ...]) -> dict[str, Specifier
 
 
 def test_environment_names_the_same_packages(project, conda):
-    extras = tuple(set(project["optional-dependencies"]) - {"itk"})
-    required = set(_requirements(project, extras))
+    required = set(_requirements(project, tuple(project["optional-dependencies"])))
     assert required - set(conda) == set()
     assert set(conda) - required == {"python", "pip"}
 
