@@ -139,6 +139,30 @@ def evaluate(
 
 
 @app.command
+def sweep(
+    table: Annotated[Positional[str], arg(metavar="TABLE")],
+    /,
+    only: tuple[str, ...] = (),
+    data: Path | None = None,
+    device: str = "auto",
+    max_minutes: float | None = None,
+) -> int:
+    """Train and evaluate what a table still lacks, cheapest first; resumable.
+
+    Args:
+        table: For example lganetpp.table2.
+        only: Experiments to consider; all of the table by default.
+        data: Folder of the dataset; default $REGNET_DATA/<dataset>.
+        device: auto, cpu or cuda.
+        max_minutes: Stop after this time; the same command goes on later.
+    """
+    from regnet_lib.sweep import sweep as run
+
+    run(table, only=only, data=data, device=device, max_minutes=max_minutes, report=print)
+    return 0
+
+
+@app.command
 def table(
     name: Annotated[Positional[str], arg(metavar="TABLE")],
     /,
