@@ -76,7 +76,9 @@ def evaluate(
         metadata = load_weights(path, model)
         training = {**json.loads(metadata.get("progress", "{}"))}
         trained = json.loads(metadata.get("settings", "{}"))
-        training["epochs_planned"] = trained.get("epochs", experiment.epochs)
+        epochs = trained.get("epochs", experiment.epochs)
+        batches = max(len(dataset.ids("train")) // experiment.batch_size, 1)
+        training |= {"epochs_planned": epochs, "steps_planned": epochs * batches}
         training["file"] = path.name
         log = path.parent / LOG
     model = model.to(target).eval()

@@ -3,97 +3,82 @@
     table = build_table("lganetpp.table2")
     print(render(table, "md"))      # md, html, latex
 
-Every cell of ours is mean ± standard deviation of the case means (the convention of the LGANet++
-tables) over the rows of one run. The verdict looks at the first metric only:
+Every cell of ours is the mean of the case means over the rows of one run ± the deviation that the
+caption names, in the unit the paper prints. The verdict looks at the first metric only:
 
 * reproduced: the paper's mean lies inside our 95 % bootstrap interval over cases;
-* close: within 1 percentage point (or 0.2 mm);
+* close: within 1 percentage point (0.01 of a fraction or a coefficient, 0.2 mm);
 * differs: neither;
 * reduced budget: resolution or training length differ from the paper's on purpose;
-* not rerun (quoted): no run of ours yet.
+* not rerun (quoted): no run of ours yet; `paper/quoted.csv` says why where none is planned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from regnet_lib.data import BadInputError
 from regnet_lib.experiments import TABLES, Experiment
-from regnet_lib.metrics import Summary, summarize
-from regnet_lib.paths import paper_folder
+from regnet_lib.metrics import bootstrap_interval, summarize
+from regnet_lib.paper import (
+    PAPER_TABLES,
+    SHOWN,
+    SPREADS,
+    UNITS,
+    PaperTable,
+    paper_cells,
+    quoted_rows,
+)
 from regnet_lib.results import Run, read_runs
 
 Format = Literal["md", "html", "latex"]
-
-# metric -> heading, factor from stored unit to printed unit, decimals
-SHOWN = {
-    "dice": ("DSC (%)", 100.0, 2),
-    "hd95": ("HD95 (mm)", 1.0, 2),
-    "recall": ("Recall (%)", 100.0, 2),
-    "precision": ("Precision (%)", 100.0, 2),
-    "folding_forward": ("NJD (%)", 100.0, 4),
-}
-CLOSE = {"%": 1.0, "mm": 0.2}
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """Which file a table comes from, and how it is described."""
-
-    file: str
-    title: str
-    metrics: tuple[str, ...]
-
-
-PAPER_TABLES = {
-    "lganetpp.table2": PaperTable(
-        "lganetpp_table2.csv",
-        "LGANet++ Table 2: LPBA40, nine test subjects onto the atlas, 56 labels",
-        ("dice", "hd95", "folding_forward", "recall", "precision"),
-    ),
-}
+# The metrics whose difference is shown, besides the first of a table.
+COMPARED = ("dice", "hd95", "tre_mm")
+_LATEX = {"%": r"\%", "±": r"$\pm$", "Δ": r"$\Delta$", "≤": r"$\le$", "<": "$<$"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """A joined table: `frame` has one line per method and run, columns (group, heading)."""
+    """A joined table: `frame` has one line per method, run and case, columns (group, heading)."""
 
     name: str
     caption: str
     frame: pd.DataFrame
 
 
-def paper_cells(name: str) -> pd.DataFrame:
-    """The cells of a paper's table as printed (texts): row, metric, unit, value, std, starred."""
-    path = paper_folder() / PAPER_TABLES[name].file
-    if not path.exists():
-        raise BadInputError(
-            f"{path}: the paper's table does not exist. Set REGNET_HOME to a checkout of the "
-            "repository."
-        )
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+def build_table(name: str, *, cases: bool = True) -> Table:
+    """Join the paper's cells with the latest run of every experiment of the table.
 
-
-def build_table(name: str) -> Table:
-    """Join the paper's cells with the latest run of every experiment of the table."""
-    if name not in PAPER_TABLES:
-        raise ValueError(f"build_table: expected one of {sorted(PAPER_TABLES)}, got {name!r}.")
-    description = PAPER_TABLES[name]
+    Args:
+        name: a key of `PAPER_TABLES`.
+        cases: also a line per case where the paper prints cases (AD-RegNet Tables I and II).
+    """
     cells = paper_cells(name)
+    description = PAPER_TABLES[name]
+    printed_units = cells.drop_duplicates("metric").set_index("metric")["unit"]
+    units = {metric: printed_units[metric] for metric in description.metrics}
+    shown_cases = list(cells["case"].unique()) if cases else [""]
     lines = []
     for row, experiments in _experiments_by_row(name, cells).items():
-        runs = [(experiment, read_runs(experiment.name)) for experiment in experiments]
-        shown = [(experiment, found[-1]) for experiment, found in runs if found]
-        printed = cells[cells["row"] == row].set_index("metric")
-        if not shown:
-            lines.append(_line(row, None, None, printed, description.metrics))
-        lines += [_line(row, *pair, printed, description.metrics) for pair in shown]
+        found = [(experiment, read_runs(experiment.name)) for experiment in experiments]
+        latest = [(experiment, runs[-1]) for experiment, runs in found if runs]
+        for experiment, run in latest or [(None, None)]:
+            for case in shown_cases:
+                chosen = cells[(cells["row"] == row) & (cells["case"] == case)]
+                printed = chosen.set_index("metric")
+                line = {("", "method"): row, ("", "case"): case or "all"}
+                line["", "our run"] = _budget(experiment, run)
+                line["", "n"] = str(run.info["evaluation"]["cases"]) if run and not case else ""
+                line["", "verdict"] = "" if case else _verdict(experiment, run, printed, units)
+                line |= _measurements(run, case, printed, units, description.spread)
+                lines.append(line)
     frame = pd.DataFrame(lines)
     frame.columns = pd.MultiIndex.from_tuples(frame.columns)
-    return Table(name, _caption(description), frame)
+    if shown_cases == [""]:
+        frame = frame.drop(columns=[("", "case")])
+    return Table(name, _caption(name, description, len(shown_cases) > 1), frame)
 
 
 def render(table: Table, format: Format = "md") -> str:
@@ -101,12 +86,13 @@ def render(table: Table, format: Format = "md") -> str:
     if format == "html":
         body = table.frame.to_html(index=False, border=0, classes="rg-table", justify="unset")
         return f'<div class="rg-wide">{body}</div>\n<p class="rg-caption">{table.caption}</p>'
-    flat = _flat(table.frame)
+    flat = table.frame.copy()
+    flat.columns = [f"{group}: {name}" if group else name for group, name in flat.columns]
     if format == "latex":
-        style = flat.style.hide(axis="index")
-        escaped = table.caption.replace("%", r"\%").replace("±", r"$\pm$")
-        text = style.to_latex(caption=escaped, hrules=True).replace("±", r"$\pm$")
-        return text.replace("%)", r"\%)").replace("Δ", r"$\Delta$")
+        text = flat.style.hide(axis="index").to_latex(caption=table.caption, hrules=True)
+        for symbol, command in _LATEX.items():
+            text = text.replace(symbol, command)
+        return text
     if format == "md":
         header = "| " + " | ".join(flat.columns) + " |"
         rule = "|" + "|".join(" --- " for _ in flat.columns) + "|"
@@ -115,52 +101,46 @@ def render(table: Table, format: Format = "md") -> str:
     raise ValueError(f"render: expected format 'md', 'html' or 'latex', got {format!r}.")
 
 
-def bootstrap_interval(
-    values: Sequence[float] | np.ndarray, level: float = 0.95, resamples: int = 10_000
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over cases; deterministic."""
-    values = np.asarray(values, dtype=float)
-    random = np.random.default_rng(0)
-    means = values[random.integers(0, len(values), (resamples, len(values)))].mean(1)
-    tail = 100 * (1 - level) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return float(low), float(high)
-
-
 def _experiments_by_row(name: str, cells: pd.DataFrame) -> dict[str, list[Experiment]]:
     """Rows in the paper's order, preceded by rows that only we have."""
-    rows: dict[str, list[Experiment]] = {}
-    for experiment in TABLES[name]:
-        if experiment.row not in set(cells["row"]):
-            rows.setdefault(experiment.row, [])
-    for row in cells["row"].unique():
-        rows[row] = []
-    for experiment in TABLES[name]:
+    experiments = TABLES.get(name, ())
+    printed = list(cells["row"].unique())
+    ours = [experiment.row for experiment in experiments if experiment.row not in printed]
+    rows: dict[str, list[Experiment]] = {row: [] for row in (*ours, *printed)}
+    for experiment in experiments:
         rows[experiment.row].append(experiment)
     return rows
 
 
-def _line(
-    row: str,
-    experiment: Experiment | None,
-    run: Run | None,
-    printed: pd.DataFrame,
-    metrics: Sequence[str],
+def _measurements(
+    run: Run | None, case: str, printed: pd.DataFrame, units: Mapping[str, str], spread: str
 ) -> dict[tuple[str, str], str]:
-    line = {("", "method"): row, ("", "our run"): _budget(experiment, run)}
-    line["", "n"] = str(run.info["evaluation"]["cases"]) if run else ""
-    for metric in metrics:
-        heading, factor, decimals = SHOWN[metric]
+    """The columns paper, ours and Δ of every metric."""
+    line = {}
+    for metric, unit in units.items():
+        shown, (factor, decimals, _) = SHOWN[metric], UNITS[unit]
+        decimals = shown.decimals or decimals
+        heading = shown.heading if unit == "1" else f"{shown.heading} ({unit})"
         paper = printed.loc[metric] if metric in printed.index else None
-        ours = summarize(run.values(metric)) if run else None
+        values = factor * _values(run, metric, case) if run else None
         line[heading, "paper"] = _as_printed(paper) if paper is not None else ""
-        line[heading, "ours"] = _measured(ours, factor, decimals) if ours else ""
-        if metric == metrics[0] or metric == "hd95":
-            both = paper is not None and ours is not None
-            delta = factor * ours.mean - float(paper["value"]) if both else None
-            line[heading, "Δ"] = f"{delta:+.{decimals}f}" if delta is not None else ""
-    line["", "verdict"] = _verdict(experiment, run, printed, metrics[0])
+        line[heading, "ours"] = _measured(values, decimals, spread) if run else ""
+        if metric in COMPARED or metric == next(iter(units)):
+            both = paper is not None and values is not None and not np.isnan(values).all()
+            delta = summarize(values).mean - float(paper["value"]) if both else None
+            line[heading, "Δ"] = f"{delta:+z.{decimals}f}" if both else ""
     return line
+
+
+def _values(run: Run, metric: str, case: str) -> np.ndarray:
+    """Values `(cases, structures)` of a metric; of one case where it has a number."""
+    if not case:
+        return run.values(metric)
+    rows = run.rows[run.rows["metric"] == metric]
+    # The papers number their cases; the identifiers of a dataset end with that number.
+    numbers = rows["case"].str.extract(r"(\d+)$")[0].astype(float)
+    values = rows[numbers == float(case)]["value"].to_numpy()
+    return values[None] if values.size else np.full((1, 1), np.nan)
 
 
 def _budget(experiment: Experiment | None, run: Run | None) -> str:
@@ -176,44 +156,59 @@ def _budget(experiment: Experiment | None, run: Run | None) -> str:
 
 
 def _verdict(
-    experiment: Experiment | None, run: Run | None, printed: pd.DataFrame, metric: str
+    experiment: Experiment | None, run: Run | None, printed: pd.DataFrame, units: Mapping[str, str]
 ) -> str:
+    metric, unit = next(iter(units.items()))
     if metric not in printed.index:
         return ""
     if run is None:
         return "not rerun (quoted)"
     training = run.info["training"]
-    stopped_early = training is not None and training["epochs_planned"] < experiment.epochs
+    stopped_early = training is not None and (
+        training["epochs_planned"] < experiment.epochs
+        or training["step"] < training.get("steps_planned", 0)
+    )
     if not experiment.faithful or stopped_early:
         return "reduced budget"
-    _, factor, _ = SHOWN[metric]
-    paper, unit = float(printed.loc[metric, "value"]), printed.loc[metric, "unit"]
-    cases = factor * run.case_means(metric).to_numpy()
+    paper = float(printed.loc[metric, "value"])
+    cases = UNITS[unit].factor * run.case_means(metric).dropna().to_numpy()
+    if not cases.size:
+        return ""
     low, high = bootstrap_interval(cases)
     if low <= paper <= high:
         return "reproduced"
-    return "close" if abs(cases.mean() - paper) <= CLOSE[unit] else "differs"
+    return "close" if abs(cases.mean() - paper) <= UNITS[unit].close else "differs"
 
 
-def _caption(description: PaperTable) -> str:
-    return (
-        f"{description.title}. Mean ± population standard deviation of the case means. "
-        "Δ = ours - paper. HD95: 95th percentile of both directions pooled. NJD: forward "
-        "differences, det < 0. Labels warped with the nearest neighbor."
-    )
+def _caption(name: str, description: PaperTable, by_case: bool) -> str:
+    shown = [SHOWN[metric] for metric in description.metrics]
+    own = "; in the line of one case, of its own values" if by_case else ""
+    parts = [
+        f"{description.title}.",
+        f"Mean ± population standard deviation {SPREADS[description.spread]}{own}.",
+        "Δ = ours - paper.",
+    ]
+    for direction in ("higher", "lower"):
+        headings = [metric.heading for metric in shown if metric.better == direction]
+        parts += [f"{direction.capitalize()} is better: {', '.join(headings)}."] * bool(headings)
+    parts += [metric.convention for metric in shown if metric.convention]
+    quoted = quoted_rows()
+    reasons = list(quoted[quoted["table"] == name]["reason"].unique())
+    parts += [f"Quoted: {'; '.join(reasons)}."] * bool(reasons)
+    return " ".join(parts)
 
 
 def _as_printed(cell: pd.Series) -> str:
     return f"{cell['value']} ± {cell['std']}" if cell["std"] else cell["value"]
 
 
-def _measured(ours: Summary, factor: float, decimals: int) -> str:
-    if np.isnan(ours.mean):
+def _measured(values: np.ndarray, decimals: int, spread: str) -> str:
+    summary = summarize(values)
+    if np.isnan(summary.mean):
         return "n/a"
-    return f"{factor * ours.mean:.{decimals}f} ± {factor * ours.std_cases:.{decimals}f}"
-
-
-def _flat(frame: pd.DataFrame) -> pd.DataFrame:
-    flat = frame.copy()
-    flat.columns = [f"{group}: {name}" if group else name for group, name in frame.columns]
-    return flat
+    mean = f"{summary.mean:.{decimals}f}"
+    if values.size == 1:
+        return mean
+    pooled = spread == "pooled" or len(values) == 1
+    deviation = summary.std_pooled if pooled else summary.std_cases
+    return f"{mean} ± {deviation:.{decimals}f}"

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from regnet_lib.__main__ import main
 from regnet_lib.data import BadInputError
 from regnet_lib.evaluate import evaluate
 from regnet_lib.experiments import EXPERIMENTS, TABLES
@@ -14,6 +15,7 @@ from regnet_lib.paths import results_folder
 from regnet_lib.results import COLUMNS, read_runs, write_run
 from regnet_lib.tables import (
     PAPER_TABLES,
+    SHOWN,
     bootstrap_interval,
     build_table,
     paper_cells,
@@ -94,8 +96,8 @@ def test_tables_render(name, format):
 def test_every_experiment_of_a_table_belongs_to_one_of_its_rows():
     for name, description in PAPER_TABLES.items():
         rows = set(paper_cells(name)["row"])
-        extra = {experiment.row for experiment in TABLES[name]} - rows
-        assert extra <= {"Initial"}, description.title
+        extra = {experiment.row for experiment in TABLES.get(name, ())} - rows
+        assert extra <= {"Initial", "Gradient descent"}, description.title
 
 
 def test_the_verdict_follows_the_rows(tmp_path, monkeypatch):
@@ -112,6 +114,81 @@ def test_the_verdict_follows_the_rows(tmp_path, monkeypatch):
         assert line["DSC (%)", "Δ"] == f"{100 * offset:+.2f}"
 
 
+def test_lines_of_cases_find_their_case_and_pool_the_landmarks(tmp_path, monkeypatch):
+    """Case 1 is not case 10; ± of all cases is over landmarks, as in AD-RegNet Table I."""
+    import regnet_lib.results as results
+
+    monkeypatch.setattr(results, "results_folder", lambda: tmp_path)
+    name = "ad_regnet.table1"
+    experiment = replace(
+        EXPERIMENTS["lganetpp.table2.identity"], name="identity", row="Before", dataset="dirlab"
+    )
+    monkeypatch.setitem(TABLES, name, (experiment,))
+    cells = paper_cells(name)
+    before = cells[(cells["row"] == "Before") & (cells["case"] != "")].set_index("case")["value"]
+    errors = {f"case{case}": float(value) for case, value in before.items()}
+    rows = pd.DataFrame(
+        [
+            (experiment.name, "one", "dirlab", "test", case, landmark, "tre_mm", error + add, "mm")
+            for case, error in errors.items()
+            for landmark, add in (("1", -1.0), ("2", 1.0))
+        ],
+        columns=list(COLUMNS),
+    )
+    _write_run(tmp_path, experiment, rows, 10)
+    frame = build_table(name).frame.droplevel(0, axis=1)
+    lines = frame[frame["method"] == "Before"].set_index("case")
+    for case, value in before.items():
+        assert lines.loc[case, "ours"] == f"{float(value):.2f} ± 1.00"
+        assert lines.loc[case, "Δ"] == "+0.00"
+    everything = np.array([[error - 1, error + 1] for error in errors.values()])
+    assert lines.loc["all", "ours"] == f"{everything.mean():.2f} ± {everything.std():.2f}"
+    assert lines.loc["all", "n"] == "10" and lines.loc["1", "n"] == ""
+    assert lines.loc["all", "verdict"] == "reproduced" and lines.loc["1", "verdict"] == ""
+    short = build_table(name, cases=False).frame
+    assert len(short) == cells["row"].nunique() and ("", "case") not in short
+
+
+def test_a_printed_fraction_is_compared_with_a_fraction(tmp_path, monkeypatch):
+    """AD-RegNet prints DSC 0.645, LGANet++ 64.5 %: the same stored value serves both."""
+    import regnet_lib.results as results
+
+    monkeypatch.setattr(results, "results_folder", lambda: tmp_path)
+    experiment = replace(EXPERIMENTS["lganetpp.table2.syn"], name="syn", dataset="ixi")
+    monkeypatch.setitem(TABLES, "ad_regnet.table3", (experiment,))
+    for mean, verdict in ((0.645, "reproduced"), (0.653, "close"), (0.70, "differs")):
+        _write_fake_run(tmp_path, experiment, mean)
+        frame = build_table("ad_regnet.table3").frame
+        line = frame[frame[("", "method")] == "SyN"].iloc[0]
+        assert line["", "verdict"] == verdict
+        assert line["DSC", "ours"].startswith(f"{mean:.3f} ± ")
+        assert line["DSC", "Δ"] == f"{mean - 0.645:+.3f}"
+        assert line["NJD (%)", "paper"] == "<0.0001" and line["NJD (%)", "ours"] == "n/a"
+
+
+def test_an_unknown_table_lists_the_known_ones(capsys):
+    with pytest.raises(ValueError, match="ad_regnet.table5.*lganetpp.table1.*got 'table9'"):
+        build_table("table9")
+    assert main(["table", "table9"]) == 1
+    message = capsys.readouterr().err
+    assert "ad_regnet.table1" in message and "lganetpp.table6" in message
+
+
+def test_captions_name_direction_and_conventions():
+    for name, description in PAPER_TABLES.items():
+        caption = build_table(name, cases=False).caption
+        higher, lower = caption.split("Lower is better: ")
+        for metric in description.metrics:
+            shown = SHOWN[metric]
+            assert shown.convention in caption
+            assert (f"{shown.heading}," in lower or f"{shown.heading}." in lower) == (
+                shown.better == "lower"
+            )
+            assert (shown.heading in higher.rpartition("Higher is better: ")[2]) == (
+                shown.better == "higher"
+            )
+
+
 def _write_fake_run(root, experiment, mean):
     created = f"2026-01-01T00:00:{len(read_runs(experiment.name, root=root)):02d}Z"
     cases = {f"S{index:02d}": mean + 0.001 * (index - 6) for index in range(2, 11)}
@@ -122,13 +199,17 @@ def _write_fake_run(root, experiment, mean):
         ],
         columns=list(COLUMNS),
     )
+    _write_run(root, experiment, rows, 9, created)
+
+
+def _write_run(root, experiment, rows, cases, created="2026-01-01T00:00:00Z"):
     info = {
         "run_id": created.replace(":", ""),
         "created": created,
         "device": "test, 1 thread",
         "experiment": experiment.as_dict(),
         "training": None,
-        "evaluation": {"cases": 9, "spacing_mm": [1.0, 1.0, 1.0]},
+        "evaluation": {"cases": cases, "spacing_mm": [1.0, 1.0, 1.0]},
     }
     write_run(rows, info, root=root)
 

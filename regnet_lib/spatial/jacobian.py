@@ -8,7 +8,7 @@ every table has to name it:
   AD-RegNet);
 * `forward`: forward differences, the last plane of each axis dropped, det < 0 (LGANet, LGANet++
   eq. 18);
-* `digital`: any of the eight (2-D: four) one-sided determinants <= 0 (Liu et al., IJCV 2024).
+* `digital`: any of the eight (2-D: four) corner determinants of Liu et al. (IJCV 2024) <= 0.
 
     fraction = folding_fraction(displacement, difference="central")   # (B,)
 """

@@ -74,6 +74,51 @@ def test_variances_add_up():
     assert summary.std_pooled**2 == pytest.approx(summary.std_cases**2 + within, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    "method, mean, printed",
+    [
+        ("Before", 8.488, 8.46),
+        ("De Vos", 2.687, 2.64),
+        ("Eppenhof", 2.176, 2.17),
+        ("AD-RegNet", 1.510, 1.51),
+    ],
+)
+def test_case_means_of_ad_regnet_table_1(method, mean, printed):
+    """Three of these "Mean TRE" cells are not the mean of their column to the printed digits."""
+    columns = {
+        "Before": [3.89, 4.34, 6.94, 9.83, 7.48, 10.89, 11.30, 14.99, 7.92, 7.30],
+        "De Vos": [1.27, 1.20, 1.48, 2.09, 1.95, 5.16, 3.05, 6.48, 2.10, 2.09],
+        "Eppenhof": [1.45, 1.46, 1.57, 1.95, 2.07, 3.04, 3.41, 2.80, 2.18, 1.83],
+        "AD-RegNet": [1.23, 1.06, 1.31, 1.47, 1.64, 1.61, 1.58, 2.35, 1.36, 1.49],
+    }
+    summary = summarize(np.array(columns[method]))
+    assert summary.mean == pytest.approx(mean, abs=1e-9)
+    assert (abs(summary.mean - printed) > 0.005) == (method != "AD-RegNet")
+
+
+@pytest.mark.parametrize("factor, offset", [(100.0, 0.0), (-2.0, 5.0)])
+def test_units_and_offsets(factor, offset):
+    """Deviations scale with the unit and forget the offset: fractions and percent agree."""
+    values = np.random.default_rng(3).random((6, 4))
+    values[2, 1] = NAN
+    one, other = summarize(values), summarize(factor * values + offset)
+    assert other.mean == pytest.approx(factor * one.mean + offset, rel=1e-12)
+    for name in ("std_pooled", "std_cases", "std_structures"):
+        assert getattr(other, name) == pytest.approx(abs(factor) * getattr(one, name), rel=1e-10)
+
+
+def test_the_deviations_differ_fourfold_when_structures_differ_more_than_cases():
+    """The ±0.12 and the ±0.03 of one IXI table: easy and hard structures, similar cases."""
+    random = np.random.default_rng(4)
+    difficulty = random.normal(0, 0.12, 17)
+    values = 0.75 + difficulty + random.normal(0, 0.03, (115, 1))
+    summary = summarize(values)
+    assert summary.std_cases == pytest.approx(0.03, rel=0.2)
+    assert summary.std_structures == pytest.approx(difficulty.std(), rel=1e-10)
+    assert summary.std_pooled == pytest.approx(np.hypot(difficulty.std(), summary.std_cases))
+    assert summary.std_pooled > 3 * summary.std_cases
+
+
 def test_order_does_not_matter():
     random = np.random.default_rng(2)
     values = random.random((6, 4))
