@@ -193,8 +193,9 @@ def models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = None, 
 
     if name is not None:
         model = create_model(name)
-        print(inspect.getdoc(MODELS[name]))
-        print(f"\nparameters: {_parameters(model):,}")
+        for described in (inspect.getmodule(MODELS[name]), MODELS[name]):
+            print(f"{inspect.getdoc(described)}\n")
+        print(f"parameters: {_parameters(model):,}")
         return 0
     for key, factory in MODELS.items():
         first = (inspect.getdoc(factory) or "").splitlines()[0]

@@ -5,7 +5,7 @@ import time
 import torch
 
 from regnet_lib.data import MARKERS, available, phantom_pair
-from regnet_lib.machine import versions
+from regnet_lib.machine import device_name, versions
 from regnet_lib.metrics import dice, tre_mm
 from regnet_lib.models import MODELS, create_model
 from regnet_lib.spatial import identity_grid, integrate, jacobian_determinant, warp, warp_labels
@@ -20,7 +20,7 @@ def examine() -> int:
             memory = torch.cuda.get_device_properties(index).total_memory / 2**30
             print(f"cuda:{index}       {torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
     else:
-        print(f"device       CPU, {torch.get_num_threads()} threads")
+        print(f"device       {device_name(torch.device('cpu'))}")
     for name in MARKERS:
         found = "found" if available(name) else "not found (set REGNET_DATA)"
         print(f"data         {name}: {found}")
