@@ -113,6 +113,17 @@ _TABLE2 = (
         notes=TRAINED_AS_ONE,
     ),
     Experiment(
+        "lganetpp.table2.lganet",
+        row="LGANet (Ours)",
+        model="lganet",
+        dataset="lpba40",
+        objective=Objective(zoomed=True),
+        optimiser=RELEASED_OPTIMISER,
+        epochs=300,
+        notes="The released network of the conference version, trained as the released "
+        "train_LPBA40.py trains LGANet++.",
+    ),
+    Experiment(
         "lganetpp.table2.lganetpp.official",
         row="LGANet++ (Ours)",
         model="lganetpp",
@@ -138,7 +149,7 @@ def _at_2mm(experiment: Experiment) -> Experiment:
     )
 
 
-_IDENTITY, _SYN, _DESCENT, _VOXELMORPH, _LGANETPP = _TABLE2
+_IDENTITY, _SYN, _DESCENT, _VOXELMORPH, _LGANET, _LGANETPP = _TABLE2
 _TABLE2_2MM = tuple(map(_at_2mm, (_IDENTITY, _DESCENT, _VOXELMORPH, _LGANETPP)))
 _TABLE2_SHORT = (
     replace(

@@ -10,6 +10,7 @@ from torch import nn
 
 from regnet_lib.models.classical import GradientDescent, SyN
 from regnet_lib.models.identity import Identity
+from regnet_lib.models.lganet import LGANet
 from regnet_lib.models.lganetpp import LGANetPP
 from regnet_lib.models.voxelmorph import VoxelMorph2
 
@@ -18,6 +19,7 @@ MODELS = {
     "gradient_descent": GradientDescent,
     "syn": SyN,
     "voxelmorph2": VoxelMorph2,
+    "lganet": LGANet,
     "lganetpp": LGANetPP,
 }
 
@@ -41,6 +43,7 @@ __all__ = [
     "MODELS",
     "GradientDescent",
     "Identity",
+    "LGANet",
     "LGANetPP",
     "SyN",
     "VoxelMorph2",

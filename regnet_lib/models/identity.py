@@ -12,7 +12,7 @@ from regnet_lib.types import Image, Registration
 
 
 class Identity(nn.Module):
-    """Zero displacement `(B, 3, D, H, W)`; no parameters, every size."""
+    """No registration: zero displacement `(B, 3, D, H, W)`, no parameters, every size."""
 
     def valid_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Every shape is valid."""

@@ -70,7 +70,9 @@ class UNet(nn.Module):
 
 
 class VoxelMorph2(nn.Module):
-    """VoxelMorph-2; sides must be multiples of 16.
+    """VoxelMorph-2 (Balakrishnan et al., 2019), the variant of the TransMorph repository.
+
+    Sides must be multiples of 16.
 
     Args:
         encoder, decoder, full_resolution: channels, see `UNet`; the defaults are the published
