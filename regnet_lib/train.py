@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from regnet_lib.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -97,7 +97,7 @@ def train(
     # 3-D convolutions run 1.3x faster on the CPU with the channels innermost; same function.
     model = model.to(memory_format=torch.channels_last_3d)
     optimiser = torch.optim.Adam(
-        model.parameters(),
+        _parameter_groups(model),
         lr=experiment.optimiser.learning_rate,
         betas=experiment.optimiser.betas,
         weight_decay=experiment.optimiser.weight_decay,
@@ -153,6 +153,19 @@ def train(
         if step > done.step:
             save()
     return TrainingResult(folder, step, batches.steps, elapsed())
+
+
+def _parameter_groups(model: nn.Module) -> list[dict[str, object]]:
+    """All parameters, and apart from them those that the model wants to keep from weight decay."""
+    spared = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    named = list(model.named_parameters())
+    groups: list[dict[str, object]] = [
+        {"params": [parameter for name, parameter in named if name not in spared]}
+    ]
+    if spared:
+        kept = [parameter for name, parameter in named if name in spared]
+        groups.append({"params": kept, "weight_decay": 0.0})
+    return groups
 
 
 class _Batches:

@@ -8,10 +8,11 @@ is 203 MB per evaluation for the 18x22x18 grid of an LPBA40 brain.
 What the released code calls a token is not a voxel: it reads the channel-first array as a sequence
 of C consecutive values, so that a token is a run of neighbouring voxels of one channel, and writes
 feature j of token n to channel j of voxel n. `consecutive_tokens` and `tokens_to_channels` are
-these two readings; networks trained so have learned to live with them.
+these two readings; networks trained so have learned to live with them. `VoxelBlock` is the block
+that the paper describes: a token is a voxel, a local volume is a cube of neighbours.
 
-    block = LocalGlobalBlock(64)
-    features = block(features)   # (B, 64, D, H, W) -> (B, 64, D, H, W)
+    block = LocalGlobalBlock(64)   # as released; VoxelBlock(64) as described
+    features = block(features)     # (B, 64, D, H, W) -> (B, 64, D, H, W)
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from math import prod
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regnet_lib.nn.blocks import conv
@@ -37,8 +38,13 @@ def attend(
     value: Float[Tensor, "batch tokens features"],
     scale: float,
     dropout: float = 0.0,
+    present: Bool[Tensor, "batch tokens"] | None = None,
 ) -> Float[Tensor, "batch tokens features"]:
-    """softmax(query key^T scale) value; values may have more features than queries and keys."""
+    """softmax(query key^T scale) value; values may have more features than queries and keys.
+
+    Args:
+        present: tokens that may be attended to, at least one per batch item; all of them if None.
+    """
     missing = value.shape[-1] - query.shape[-1]
     if missing:
         # The kernels that avoid the N x N map want equally wide q, k and v; zeros add nothing.
@@ -46,7 +52,12 @@ def attend(
     value = value.contiguous()
     # They also want a head axis.
     attended = F.scaled_dot_product_attention(
-        query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1), dropout_p=dropout, scale=scale
+        query.unsqueeze(1),
+        key.unsqueeze(1),
+        value.unsqueeze(1),
+        attn_mask=None if present is None else present[:, None, None],  # (B, N) -> (B, 1, 1, N)
+        dropout_p=dropout,
+        scale=scale,
     )
     return attended.squeeze(1)
 
@@ -114,9 +125,12 @@ class TokenAttention(nn.Module):
         self.scale = (channels / heads) ** -0.5
         self.dropout = dropout
 
-    def forward(self, tokens: Tokens) -> Tokens:
+    def forward(
+        self, tokens: Tokens, present: Bool[Tensor, "batch tokens"] | None = None
+    ) -> Tokens:
+        query, key, value = self.query(tokens), self.key(tokens), self.value(tokens)
         dropout = self.dropout if self.training else 0.0
-        return attend(self.query(tokens), self.key(tokens), self.value(tokens), self.scale, dropout)
+        return attend(query, key, value, self.scale, dropout, present)
 
 
 class GlobalAttention(nn.Module):
@@ -182,3 +196,117 @@ class LocalGlobalBlock(nn.Module):
             normalised = rearrange(normalised, "b d h w c -> b c d h w")
             features = features + self.feed_forward(attention(normalised))
         return features
+
+
+def split_windows(
+    voxels: Float[Tensor, "batch depth height width features"], window: int
+) -> tuple[Float[Tensor, "windows tokens features"], Bool[Tensor, "windows tokens"] | None]:
+    """Cut a grid into cubes of neighbours, `(B, D, H, W, C)` -> `(B m, window^3, C)`.
+
+    Sides that are no multiple of the window get zeros at their end.
+
+    Returns:
+        The tokens of the m windows, and which of them are voxels of the grid, `(B m, window^3)`;
+        None where all are.
+    """
+    batch, *shape, _ = voxels.shape
+    missing = [-side % window for side in shape]
+    cut = "b (d x) (h y) (w z) c -> (b d h w) (x y z) c"
+    sides = dict.fromkeys("xyz", window)
+    if not any(missing):
+        return rearrange(voxels, cut, **sides), None
+    # F.pad counts from the last axis, which holds the features.
+    padding = [0, 0, *(width for extra in reversed(missing) for width in (0, extra))]
+    inside = F.pad(voxels.new_ones(batch, *shape, 1, dtype=torch.bool), padding)
+    tokens = rearrange(F.pad(voxels, padding), cut, **sides)
+    return tokens, rearrange(inside, cut, **sides).squeeze(-1)
+
+
+def join_windows(
+    tokens: Float[Tensor, "windows tokens features"], shape: Sequence[int], window: int
+) -> Float[Tensor, "batch depth height width features"]:
+    """The inverse of `split_windows`: back to the grid of the given shape, without the padding."""
+    depth, height, width = shape
+    counts = {name: -(-side // window) for name, side in zip("dhw", shape, strict=True)}
+    voxels = rearrange(
+        tokens,
+        "(b d h w) (x y z) c -> b (d x) (h y) (w z) c",
+        **counts,
+        **dict.fromkeys("xyz", window),
+    )
+    return voxels[:, :depth, :height, :width]
+
+
+class VoxelAttention(nn.Module):
+    """Attention among voxels `(B, D, H, W, C)`, as LGANet++ section 2.3 words it.
+
+    Args:
+        window: voxels attend within cubes of this side, cut from the first corner on: 6^3 keys per
+            voxel however large the grid is. None lets every voxel attend to every other.
+    """
+
+    def __init__(
+        self, channels: int, window: int | None = None, heads: int = 1, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.attention = TokenAttention(channels, heads, dropout)
+        self.window = window
+
+    def forward(
+        self, voxels: Float[Tensor, "batch depth height width features"]
+    ) -> Float[Tensor, "batch depth height width features"]:
+        batch, *shape, features = voxels.shape
+        if self.window is None:
+            return self.attention(voxels.reshape(batch, -1, features)).view(voxels.shape)
+        tokens, present = split_windows(voxels, self.window)
+        return join_windows(self.attention(tokens, present), shape, self.window)
+
+
+class VoxelStep(nn.Module):
+    """y = x + attention(LN(x)); result = y + MLP(LN(y)), on voxels `(B, D, H, W, C)`.
+
+    The MLP has two layers and 4 C hidden features.
+    """
+
+    def __init__(
+        self, channels: int, window: int | None = None, heads: int = 1, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(
+            nn.LayerNorm(channels),
+            VoxelAttention(channels, window, heads, dropout),
+            nn.Dropout(dropout),
+        )
+        self.perceptron = nn.Sequential(
+            nn.LayerNorm(channels),
+            nn.Linear(channels, 4 * channels),
+            nn.ReLU(),
+            nn.Linear(4 * channels, channels),
+            nn.Dropout(dropout),
+        )
+
+    def forward(
+        self, voxels: Float[Tensor, "batch depth height width features"]
+    ) -> Float[Tensor, "batch depth height width features"]:
+        voxels = voxels + self.attention(voxels)
+        return voxels + self.perceptron(voxels)
+
+
+class VoxelBlock(nn.Module):
+    """Global, then local attention between voxels (LGANet++ section 2.3 as described).
+
+    Equation (4) has no projection behind the attention, and with a single head one would only
+    repeat that of the values. The two steps share no weights. The paper names an MLP after the
+    global attention; the local one has its own here, as in a transformer.
+    """
+
+    def __init__(
+        self, channels: int, window: int = WINDOW_VOXELS, heads: int = 1, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.global_step = VoxelStep(channels, None, heads, dropout)
+        self.local_step = VoxelStep(channels, window, heads, dropout)
+
+    def forward(self, features: Tensor) -> Tensor:
+        voxels = rearrange(features, "b c d h w -> b d h w c")
+        return rearrange(self.local_step(self.global_step(voxels)), "b d h w c -> b c d h w")

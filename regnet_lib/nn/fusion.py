@@ -18,13 +18,21 @@ class ScaleProduct(nn.Module):
     """The product in equation (3): every level of both images, resized, convolved, multiplied.
 
     At PyTorch's default initialisation the eight factors are about 0.1 each, the product is about
-    1e-6, and so are its gradients.
+    1e-6, and so are its gradients: weight decay then drives all weights to zero and the product
+    with them.
+
+    Args:
+        unit_factors: biases start at 1, and so the factors near 1. Leave these weights out of
+            weight decay too, which would pull the factors back to 0.
     """
 
-    def __init__(self, levels: int, width: int) -> None:
+    def __init__(self, levels: int, width: int, unit_factors: bool = False) -> None:
         super().__init__()
         self.fixed = nn.ModuleList(conv(width, width) for _ in range(levels))
         self.moving = nn.ModuleList(conv(width, width) for _ in range(levels))
+        if unit_factors:
+            for layer in (*self.fixed, *self.moving):
+                nn.init.ones_(layer.bias)
 
     def forward(self, pairs: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
         """Product on a grid of the given shape.
@@ -49,12 +57,17 @@ class MultiScaleFusion(nn.Module):
     Args:
         channels: per level, fine to coarse.
         width: channels of the product, c = 8 in the paper.
+        unit_factors: start every product near 1 (see `ScaleProduct`).
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int = 8) -> None:
+    def __init__(
+        self, channels: tuple[int, ...], width: int = 8, unit_factors: bool = False
+    ) -> None:
         super().__init__()
         self.reduce = nn.ModuleList(conv(count, width) for count in channels)
-        self.products = nn.ModuleList(ScaleProduct(len(channels), width) for _ in channels)
+        self.products = nn.ModuleList(
+            ScaleProduct(len(channels), width, unit_factors) for _ in channels
+        )
         # The finest level has `width` channels already and no last convolution.
         self.expand = nn.ModuleList(
             nn.Identity() if count == width else conv(width, count) for count in channels

@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from regnet_lib.types import Displacement
 
 
+def start_small(layer: nn.Conv3d, std: float = 1e-5) -> None:
+    """Normal weights of the given standard deviation and a zero bias, in place."""
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.zeros_(layer.bias)
+
+
 class DisplacementHead(nn.Conv3d):
     """A 3x3x3 convolution to three channels, evaluated in float32 also under autocast.
 
@@ -25,8 +31,7 @@ class DisplacementHead(nn.Conv3d):
     def __init__(self, channels: int, std: float | None = None) -> None:
         super().__init__(channels, 3, kernel_size=3, padding=1)
         if std is not None:
-            nn.init.normal_(self.weight, std=std)
-            nn.init.zeros_(self.bias)
+            start_small(self, std)
 
     def forward(self, features: Tensor) -> Displacement:
         with torch.autocast(features.device.type, enabled=False):
