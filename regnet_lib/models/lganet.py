@@ -19,16 +19,17 @@ doubled field of the coarser level (LGANet++ equations 6, 7 and 9).
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
-from itertools import product
-from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
 from regnet_lib.models.sizes import require_valid_images
-from regnet_lib.nn.attention import WINDOW_VOXELS, LocalGlobalBlock, PositionAttention, local_groups
+from regnet_lib.nn.attention import (
+    LocalGlobalBlock,
+    PositionAttention,
+    grid_with_whole_groups,
+)
 from regnet_lib.nn.blocks import ConvNormActivation, FeaturePyramid, PairedResidual
 from regnet_lib.nn.decomposition import Decomposition
 from regnet_lib.nn.fusion import ChannelWiseFusion
@@ -160,7 +161,8 @@ class LGANet(nn.Module):
 
     def valid_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The valid shape at least as large along every axis that adds the fewest voxels."""
-        return _nearest_valid(tuple(shape))
+        grid = grid_with_whole_groups(tuple(-(-side // COARSEST) for side in shape))
+        return tuple(COARSEST * side for side in grid)
 
     def forward(self, moving: Image, fixed: Image) -> Registration:
         """Register `(B, 1, D, H, W)` images.
@@ -186,17 +188,3 @@ class LGANet(nn.Module):
                 displacement = compose(coarser, displacement, padding="zeros")  # equation (9)
             pyramid.append(displacement)
         return Registration(pyramid[-1], tuple(pyramid), {"velocities": tuple(velocities)})
-
-
-@lru_cache(maxsize=256)
-def _nearest_valid(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Search the coarsest grid, whose tokens must split into the groups of the local attention.
-
-    Multiples of the window always fit, so they bound the search.
-    """
-    least = [max(-(-side // COARSEST), WINDOW_VOXELS) for side in shape]
-    bound = prod(-(-side // WINDOW_VOXELS) * WINDOW_VOXELS for side in least)
-    ranges = [range(side, bound // (prod(least) // side) + 1) for side in least]
-    fitting = (grid for grid in product(*ranges) if prod(grid) % local_groups(grid) == 0)
-    best = min(fitting, key=lambda grid: (prod(grid), grid))
-    return tuple(COARSEST * side for side in best)

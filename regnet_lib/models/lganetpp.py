@@ -28,9 +28,6 @@ integrate it (equations 6 and 7) and compose it with the doubled field of the co
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import product
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +39,7 @@ from regnet_lib.nn.attention import (
     LocalGlobalBlock,
     PositionAttention,
     VoxelBlock,
-    local_groups,
+    grid_with_whole_groups,
 )
 from regnet_lib.nn.blocks import FeaturePyramid, PairedResidual, conv
 from regnet_lib.nn.correlation import CorrelationResidual
@@ -348,7 +345,10 @@ class LGANetPP(nn.Module):
         local groups divide the grid of level 4.
         """
         least = next_multiple([max(side, self.variant.minimum_side) for side in shape], COARSEST)
-        return least if self.variant.voxel_tokens else _nearest_with_whole_groups(least)
+        if self.variant.voxel_tokens:
+            return least
+        grid = grid_with_whole_groups(tuple(side // COARSEST for side in least))
+        return tuple(COARSEST * side for side in grid)
 
     def forward(self, moving: Image, fixed: Image) -> Registration:
         require_valid_images("LGANetPP", moving, fixed, self.valid_shape, self.variant.size_rule)
@@ -391,14 +391,3 @@ def _chosen(
     if "small_heads" in given:
         given["head_std"] = HEAD_STD if given.pop("small_heads") else None
     return replace(VARIANTS[name], **given)
-
-
-@lru_cache(maxsize=256)
-def _nearest_with_whole_groups(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Search the coarsest grid: multiples of the window always fit, so they bound the search."""
-    least = [side // COARSEST for side in shape]
-    fallback = [-(-side // WINDOW_VOXELS) * WINDOW_VOXELS for side in least]
-    ranges = [range(side, prod(fallback) // (prod(least) // side) + 1) for side in least]
-    candidates = (grid for grid in product(*ranges) if prod(grid) % local_groups(grid) == 0)
-    best = min(candidates, key=lambda grid: (prod(grid), grid))
-    return tuple(COARSEST * side for side in best)

@@ -16,6 +16,8 @@ that the paper describes: a token is a voxel, a local volume is a cube of neighb
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
 from math import prod
 
 import torch
@@ -78,6 +80,20 @@ def tokens_to_channels(tokens: Tokens, shape: Sequence[int]) -> Tensor:
 def local_groups(shape: Sequence[int]) -> int:
     """Number of groups of the released local attention: how many whole 6x6x6 windows fit."""
     return prod(side // WINDOW_VOXELS for side in shape)
+
+
+@lru_cache(maxsize=256)
+def grid_with_whole_groups(least: tuple[int, ...]) -> tuple[int, ...]:
+    """The grid with the fewest voxels, at least `least`, that splits into its local groups.
+
+    Sides below a window are raised to it. Multiples of the window always fit, which bounds the
+    search.
+    """
+    least = tuple(max(side, WINDOW_VOXELS) for side in least)
+    bound = prod(-(-side // WINDOW_VOXELS) * WINDOW_VOXELS for side in least)
+    ranges = [range(side, bound // (prod(least) // side) + 1) for side in least]
+    fitting = (grid for grid in product(*ranges) if prod(grid) % local_groups(grid) == 0)
+    return min(fitting, key=lambda grid: (prod(grid), grid))
 
 
 class PositionAttention(nn.Module):
