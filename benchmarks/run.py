@@ -22,6 +22,7 @@ from pathlib import Path  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks import import_time, lganetpp, local_ncc, measure, overlap  # noqa: E402
+from regnet_lib.machine import processor  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("regnet_lib", "torch", "numpy", "scipy", "MedPy")
@@ -74,17 +75,7 @@ def environment() -> dict[str, object]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    return {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": 1, "versions": versions}
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return {"cpu": processor(), "cores": os.cpu_count(), "threads": 1, "versions": versions}
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def peak_memory_mib(device: torch.device) -> float:
@@ -67,7 +67,8 @@ def commit() -> str:
         return ""
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's model name, as far as the system tells."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
