@@ -7,6 +7,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Literal
 
 from regnet_lib.losses import Objective
 
@@ -45,6 +47,8 @@ class Experiment:
         model, model_options: arguments of `create_model`.
         dataset, dataset_options: arguments of `open_dataset`.
         objective, optimiser, epochs, batch_size, seed: the training; epochs 0 means none is needed.
+        precision: of the network in training; `bfloat16` is autocast, with displacements, warps,
+            correlations and the loss in float32. Evaluation is always in float32.
         faithful: False where resolution or budget differ from the paper's on purpose; such a row is
             never called a reproduction.
         notes: sources of the settings and what deviates.
@@ -60,6 +64,7 @@ class Experiment:
     optimiser: Optimiser = Optimiser()
     epochs: int = 0
     batch_size: int = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     faithful: bool = True
     notes: str = ""
@@ -148,14 +153,33 @@ _TABLE2 = (
 )
 
 
-def _at_2mm(experiment: Experiment) -> Experiment:
-    """The same experiment on 2 mm volumes, an eighth of the voxels."""
+def _at(spacing_mm: int, experiment: Experiment) -> Experiment:
+    """The same experiment on coarser volumes: at 2 mm an eighth of the voxels, at 4 mm a 64th."""
+    shape = "x".join(str(side // spacing_mm) for side in (144, 176, 144))
     return replace(
         experiment,
-        name=f"{experiment.name}.2mm",
-        dataset_options={"spacing_mm": 2},
+        name=f"{experiment.name}.{spacing_mm}mm",
+        dataset_options={"spacing_mm": spacing_mm},
         faithful=False,
-        notes=f"{experiment.notes} On 2 mm volumes (72x88x72): our choice, for modest hardware.",
+        notes=f"{experiment.notes} On {spacing_mm} mm volumes ({shape}): our choice, for modest "
+        "hardware.",
+    )
+
+
+_at_2mm, _at_4mm = partial(_at, 2), partial(_at, 4)
+
+
+def _short(experiment: Experiment, epochs: int = 10) -> Experiment:
+    """A training of some hundred steps, to watch a network learn; far from its final quality."""
+    return replace(
+        experiment,
+        name=f"{experiment.name}.short",
+        optimiser=Optimiser(learning_rate=4e-4),
+        epochs=epochs,
+        precision="bfloat16",
+        faithful=False,
+        notes=f"{experiment.notes} {epochs} epochs, learning rate 4e-4, plain Adam, bfloat16 "
+        "autocast: our choice, for a CPU.",
     )
 
 
@@ -170,6 +194,7 @@ _TABLE2_SHORT = (
         notes="2 mm, 40 epochs, learning rate 4e-4, plain Adam: our choice, an hour on two "
         "CPU cores.",
     ),
+    *map(_short, map(_at_2mm, (_OFFICIAL, _PAPER))),
 )
 
 # Table 1: the modules come one after the other; Model 4 is the network of Table 2.
@@ -193,7 +218,12 @@ _TABLE1 = (
 )
 
 TABLES: dict[str, tuple[Experiment, ...]] = {
-    "lganetpp.table1": (*_TABLE1, *map(_at_2mm, _TABLE1)),
+    "lganetpp.table1": (
+        *_TABLE1,
+        *map(_at_2mm, _TABLE1),
+        _at_4mm(_IDENTITY),
+        *map(_short, map(_at_4mm, _TABLE1)),
+    ),
     "lganetpp.table2": (*_TABLE2, *_TABLE2_2MM, *_TABLE2_SHORT),
     "teaching": (
         Experiment(

@@ -128,10 +128,12 @@ def train(
                 rate *= experiment.optimiser.decay.factor(epoch)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            registration = run_at_valid_size(model, moving.to(target), fixed.to(target))
-            loss, parts = experiment.objective(
-                registration.displacement, moving.to(target), fixed.to(target)
-            )
+            moving, fixed = moving.to(target), fixed.to(target)
+            with torch.autocast(
+                target.type, torch.bfloat16, enabled=experiment.precision == "bfloat16"
+            ):
+                displacement = run_at_valid_size(model, moving, fixed).displacement
+            loss, parts = experiment.objective(displacement, moving, fixed)
             values = {name: float(value) for name, value in parts.items()}
             _require_finite(experiment.name, step, ids, values)
             optimiser.zero_grad(set_to_none=True)

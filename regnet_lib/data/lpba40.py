@@ -57,8 +57,8 @@ class LPBA40:
 
     Args:
         root: folder with the layout above; default `$REGNET_DATA/lpba40`.
-        spacing_mm: 1 (as published) or 2: means of 2x2x2 voxels for images, every second voxel for
-            labels, after the crop.
+        spacing_mm: 1 (as published), 2 or 4: means of 2x2x2 voxels for images, every second voxel
+            for labels, after the crop, once or twice.
         cropped: the authors' crop. False keeps the whole field of view and sets `Case.region` to
             the crop, for methods that register whole volumes but are evaluated on the crop (SyN).
     """
@@ -70,11 +70,11 @@ class LPBA40:
         self,
         root: str | os.PathLike | None = None,
         *,
-        spacing_mm: Literal[1, 2] = 1,
+        spacing_mm: Literal[1, 2, 4] = 1,
         cropped: bool = True,
     ) -> None:
-        if spacing_mm not in (1, 2):
-            raise ValueError(f"LPBA40: expected spacing_mm=1 or 2, got {spacing_mm!r}.")
+        if spacing_mm not in (1, 2, 4):
+            raise ValueError(f"LPBA40: expected spacing_mm=1, 2 or 4, got {spacing_mm!r}.")
         self.root = dataset_folder(self.name, root, expected="fixed.nii.gz")
         self.spacing_mm = spacing_mm
         self.cropped = cropped
@@ -142,7 +142,7 @@ class LPBA40:
             volume = read_volume(path, labels=labels)
             if self.cropped:
                 volume = crop(volume, CROP_VOXELS)
-            if self.spacing_mm == 2:
+            for _ in range(self.spacing_mm // 2):  # not at all, once, twice
                 volume = halve_labels(volume) if labels else halve_image(volume)
             if labels:  # one byte per voxel in memory
                 if volume.array.max() > 255:

@@ -92,7 +92,7 @@ class TestFake:
         for name in ("moving", "fixed", "moving_labels", "fixed_labels"):
             assert torch.equal(getattr(whole, name)[inner], getattr(cropped, name))
 
-    @pytest.mark.parametrize("spacing_mm", [1, 2])
+    @pytest.mark.parametrize("spacing_mm", [1, 2, 4])
     def test_the_region_is_the_crop_on_every_grid(self, fake_lpba40, spacing_mm):
         whole = LPBA40(fake_lpba40, spacing_mm=spacing_mm, cropped=False).case("S02")
         cropped = LPBA40(fake_lpba40, spacing_mm=spacing_mm).case("S02")
@@ -111,7 +111,9 @@ class TestFake:
         torch.testing.assert_close(coarse.moving, means, rtol=0, atol=1e-6)
         assert torch.equal(coarse.moving_labels, fine.moving_labels[..., ::2, ::2, ::2])
 
-    @pytest.mark.parametrize("spacing_mm, cropped", [(1, True), (2, True), (1, False), (2, False)])
+    @pytest.mark.parametrize(
+        "spacing_mm, cropped", [(1, True), (2, True), (4, True), (1, False), (2, False), (4, False)]
+    )
     def test_a_marker_keeps_its_place_in_array_and_world(self, own_copy, spacing_mm, cropped):
         """Not symmetric in the axes: a transpose or a flip would move it."""
         corner = np.array([12, 22, 34])
@@ -174,7 +176,7 @@ class TestErrors:
 
     @pytest.mark.usefixtures("unchecked")
     def test_spacing(self, fake_lpba40):
-        with pytest.raises(ValueError, match="spacing_mm=1 or 2, got 3"):
+        with pytest.raises(ValueError, match="spacing_mm=1, 2 or 4, got 3"):
             LPBA40(fake_lpba40, spacing_mm=3)
 
     def test_missing_subject(self, fake_lpba40):
