@@ -54,7 +54,8 @@ def evaluate(
     """Evaluate the model of an experiment on a split and write a run folder.
 
     Args:
-        checkpoint: weights; default `runs/<experiment>/checkpoint.safetensors` for trained models.
+        checkpoint: weights; default `runs/<experiment>/checkpoint.safetensors` for trained models,
+            with the name of the experiment that `weights_of` names, if it does.
         data: folder of the dataset; default `$REGNET_DATA/<dataset>`.
         root: folder of the results; default `results/`.
     """
@@ -66,19 +67,18 @@ def evaluate(
     model = create_model(experiment.model, **experiment.model_options)
     training: dict[str, object] | None = None
     log = None
-    if experiment.epochs > 0:
-        path = Path(checkpoint or runs_folder() / experiment.name / CHECKPOINT)
+    if experiment.epochs > 0 or experiment.weights_of:
+        source = experiment.weights_of or experiment.name
+        path = Path(checkpoint or runs_folder() / source / CHECKPOINT)
         if not path.exists():
             raise BadInputError(
-                f"{path}: no checkpoint of {experiment.name}. Train it first (regnet train), or "
+                f"{path}: no checkpoint of {source}. Train it first (regnet train {source}), or "
                 "give one (--checkpoint)."
             )
         metadata = load_weights(path, model)
         training = {**json.loads(metadata.get("progress", "{}"))}
         trained = json.loads(metadata.get("settings", "{}"))
-        epochs = trained.get("epochs", experiment.epochs)
-        batches = max(len(dataset.ids("train")) // experiment.batch_size, 1)
-        training |= {"epochs_planned": epochs, "steps_planned": epochs * batches}
+        training |= {f"{unit}_planned": trained.get(unit) for unit in ("epochs", "steps")}
         training["file"] = path.name
         log = path.parent / LOG
     model = model.to(target).eval()

@@ -41,8 +41,8 @@ def sweep(
         report: called with one line per experiment.
 
     Returns:
-        One word per experiment: `present`, `evaluated`, `unfinished`, `waiting` (no time left) or
-        `no data`.
+        One word per experiment: `present`, `evaluated`, `unfinished`, `waiting` (no time left),
+        `no data`, or `needs <experiment>` where the weights of another one are still missing.
     """
     if table not in TABLES:
         raise ValueError(f"sweep: expected one of {sorted(TABLES)}, got {table!r}.")
@@ -60,7 +60,7 @@ def sweep(
         elif left <= 0:
             outcome[experiment.name] = "waiting"
         else:
-            folder = (runs or runs_folder()) / experiment.name
+            folder = (runs or runs_folder()) / (experiment.weights_of or experiment.name)
             outcome[experiment.name] = _complete(
                 experiment, folder, data=data, results=results, device=device, minutes=left
             )
@@ -88,6 +88,8 @@ def _complete(
         )
         if not training.finished:
             return "unfinished"
+    elif experiment.weights_of and not (folder / CHECKPOINT).exists():
+        return f"needs {experiment.weights_of}"
     evaluate(experiment, checkpoint=folder / CHECKPOINT, data=data, root=results, device=device)
     return "evaluated"
 

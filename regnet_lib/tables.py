@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from regnet_lib.experiments import TABLES, Experiment
+from regnet_lib.experiments import EXPERIMENTS, TABLES, Experiment
 from regnet_lib.metrics import bootstrap_interval, summarize
 from regnet_lib.paper import (
     PAPER_TABLES,
@@ -164,9 +164,10 @@ def _verdict(
     if run is None:
         return "not rerun (quoted)"
     training = run.info["training"]
+    trained = EXPERIMENTS[experiment.weights_of] if experiment.weights_of else experiment
     stopped_early = training is not None and (
-        training["epochs_planned"] < experiment.epochs
-        or training["step"] < training.get("steps_planned", 0)
+        (training.get("epochs_planned") or 0) < trained.epochs
+        or training["step"] < (training.get("steps_planned") or 0)
     )
     if not experiment.faithful or stopped_early:
         return "reduced budget"

@@ -84,11 +84,12 @@ def train(
             f"{experiment.model!r} may need no training. Evaluate it directly."
         )
     folder = Path(folder or runs_folder() / experiment.name)
-    settings = json.loads(json.dumps({**experiment.as_dict(), "epochs": epochs}))
-    _prepare_folder(folder, settings, resume)
     target = choose_device(device)
     dataset = open_dataset(experiment.dataset, data, **experiment.dataset_options)
     batches = _Batches(dataset, experiment, epochs)
+    settings = {**experiment.as_dict(), "epochs": epochs, "steps": batches.steps}
+    settings = json.loads(json.dumps(settings))
+    _prepare_folder(folder, settings, resume)
 
     torch.manual_seed(experiment.seed)
     model = create_model(experiment.model, **experiment.model_options).to(target).train()

@@ -39,6 +39,29 @@ def test_a_sweep_goes_on_where_it_stopped(small_table, tmp_path):
     assert run.info["training"]["step"] == 4 and len(run.training) == 4
 
 
+def test_the_weights_of_another_experiment_are_evaluated_on_other_data(
+    small_table, monkeypatch, tmp_path
+):
+    trained, _ = TABLES["small"]
+    other = {**trained.dataset_options, "test": 2}
+    external = replace(
+        trained,
+        name="small.external",
+        dataset_options=other,
+        epochs=0,
+        weights_of="small.trained",
+    )
+    monkeypatch.setitem(TABLES, "external", (external,))
+    folders = {"runs": tmp_path / "runs", "results": tmp_path / "results"}
+    assert sweep("external", **folders) == {"small.external": "needs small.trained"}
+    sweep("small", only=["small.trained"], **folders)
+    assert sweep("external", **folders) == {"small.external": "evaluated"}
+    run = read_runs("small.external", root=folders["results"])[0]
+    assert run.info["evaluation"]["cases"] == 2
+    # What the weights have seen is that of the other experiment.
+    assert run.info["training"]["step"] == run.info["training"]["steps_planned"] == 4
+
+
 def test_without_data_a_sweep_says_so(monkeypatch, tmp_path):
     monkeypatch.delenv("REGNET_DATA", raising=False)
     outcome = sweep("lganetpp.table2", runs=tmp_path, results=tmp_path)

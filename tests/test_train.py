@@ -78,6 +78,20 @@ def test_a_killed_process_resumes_to_the_same_losses(tmp_path):
     assert not list((tmp_path / "killed").glob(".partial-*.csv"))
 
 
+def test_bfloat16_keeps_displacement_loss_and_weights_in_float32(tmp_path):
+    losses_of = {}
+    for precision in ("float32", "bfloat16"):
+        experiment = replace(SMALL, precision=precision)
+        train(experiment, folder=tmp_path / precision, epochs=4, progress=False)
+        losses_of[precision] = losses(tmp_path / precision)
+    model = create_model("voxelmorph2")
+    load_weights(tmp_path / "bfloat16" / CHECKPOINT, model)
+    assert all(weights.dtype == torch.float32 for weights in model.parameters())
+    # Close, but not the same: the network really ran in the other precision.
+    assert losses_of["bfloat16"] == pytest.approx(losses_of["float32"], rel=2e-3)
+    assert losses_of["bfloat16"] != losses_of["float32"]
+
+
 def test_an_existing_run_is_not_touched(tmp_path):
     train(SMALL, folder=tmp_path, epochs=1, progress=False)
     before = (tmp_path / LOG).read_bytes()

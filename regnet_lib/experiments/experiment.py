@@ -1,0 +1,106 @@
+"""What an experiment is: one row of one table, as a value.
+
+experiment = Experiment("mine", row="Mine", model="voxelmorph2", dataset="lpba40", epochs=10)
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+from regnet_lib.losses import Objective
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """Learning-rate factor: 1 until `start_epoch`, then linear to `final_factor` at `end_epoch`."""
+
+    start_epoch: int
+    end_epoch: int
+    final_factor: float
+
+    def factor(self, epoch: int) -> float:
+        """Factor during epoch number `epoch`, counted from 0."""
+        progress = (epoch - self.start_epoch) / (self.end_epoch - self.start_epoch)
+        return 1 - min(max(progress, 0.0), 1.0) * (1 - self.final_factor)
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """Adam and its schedule."""
+
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    decay: LinearDecay | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of one table.
+
+    Attributes:
+        name: unique; `<paper>.<table>.<model>[.<variant>]`.
+        row: the method's name in the paper's table.
+        model, model_options: arguments of `create_model`.
+        dataset, dataset_options: arguments of `open_dataset`.
+        objective, optimiser, epochs, batch_size, seed: the training; epochs 0 means none is needed.
+        precision: of the network in training; `bfloat16` is autocast, with displacements, warps,
+            correlations and the loss in float32. Evaluation is always in float32.
+        weights_of: name of the experiment whose trained weights are evaluated, for a test on other
+            data; nothing is trained.
+        faithful: False where resolution or budget differ from the paper's on purpose; such a row is
+            never called a reproduction.
+        notes: sources of the settings and what deviates.
+    """
+
+    name: str
+    row: str
+    model: str
+    dataset: str
+    model_options: Mapping[str, object] = field(default_factory=dict)
+    dataset_options: Mapping[str, object] = field(default_factory=dict)
+    objective: Objective = Objective()
+    optimiser: Optimiser = Optimiser()
+    epochs: int = 0
+    batch_size: int = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    weights_of: str = ""
+    faithful: bool = True
+    notes: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, for `run.json`."""
+        return asdict(replace(self, model_options=dict(self.model_options)))
+
+
+def at_spacing(experiment: Experiment, spacing_mm: int, shape: tuple[int, int, int]) -> Experiment:
+    """The same experiment on coarser volumes, of the given shape."""
+    sides = "x".join(map(str, shape))
+    return replace(
+        experiment,
+        name=f"{experiment.name}.{spacing_mm}mm",
+        dataset_options={"spacing_mm": spacing_mm},
+        faithful=False,
+        notes=f"{experiment.notes} On {spacing_mm} mm volumes ({sides}): our choice, for modest "
+        "hardware.",
+    )
+
+
+def shortened(
+    experiment: Experiment,
+    epochs: int = 10,
+    precision: Literal["float32", "bfloat16"] = "bfloat16",
+) -> Experiment:
+    """A training of some hundred steps, to watch a network learn; far from its final quality."""
+    autocast = ", bfloat16 autocast" if precision == "bfloat16" else ""
+    return replace(
+        experiment,
+        name=f"{experiment.name}.short",
+        optimiser=Optimiser(learning_rate=4e-4),
+        epochs=epochs,
+        precision=precision,
+        faithful=False,
+        notes=f"{experiment.notes} {epochs} epochs, learning rate 4e-4, plain Adam{autocast}: our "
+        "choice, for a CPU.",
+    )
