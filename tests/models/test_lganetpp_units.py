@@ -40,14 +40,20 @@ PLACES = {
 }
 
 
+@pytest.fixture(scope="module", params=[torch.float32, torch.float64], ids=["32 bit", "64 bit"])
+def dtype(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def arrays(lganet_folder):
+def arrays(lganet_folder, dtype):
+    """Inputs and the released outputs, stored in float32, in the type under test."""
     with np.load(lganet_folder / "units.npz") as stored:
-        return {name: torch.from_numpy(stored[name]) for name in stored}
+        return {name: torch.from_numpy(stored[name]).to(dtype) for name in stored}
 
 
 @pytest.fixture(scope="module")
-def build(lganet_folder, recipe):
+def build(lganet_folder, recipe, dtype):
     """Fill a module with the golden weights of a unit, through the key map of the whole network."""
     shapes = json.loads((lganet_folder / "units.json").read_text())["params"]
     keys = LGANetPP.official_keys
@@ -62,7 +68,7 @@ def build(lganet_folder, recipe):
                 value = recipe.value(f"unit/{unit}", name, tuple(shape))
                 values[renamed.removeprefix(ours)] = torch.from_numpy(value)
         module.load_state_dict(values)
-        return module.eval().requires_grad_(False)
+        return module.eval().requires_grad_(False).to(dtype)
 
     return fill
 
@@ -77,7 +83,7 @@ def test_warp(arrays, zoomed):
     image, field, labels = arrays["stn.src"], arrays["stn.flow"], arrays["stn.label"]
     close(warp(image, field, zoomed=zoomed), arrays[f"{name}_bilinear"])
     nearest = warp(labels.long(), field, interpolation="nearest", zoomed=zoomed)
-    assert torch.equal(nearest.float(), arrays[f"{name}_nearest"])
+    assert torch.equal(nearest.to(field), arrays[f"{name}_nearest"])
 
 
 def test_warp_by_zero_is_a_zoom_in_the_released_evaluation(arrays):
