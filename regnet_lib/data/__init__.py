@@ -10,8 +10,14 @@ from typing import Protocol, runtime_checkable
 
 from regnet_lib.data.case import Case
 from regnet_lib.data.folders import has_dataset
+from regnet_lib.data.ixi import IXI, write_fake_ixi
+from regnet_lib.data.ixi_hh_2mm import IXIHammersmith, write_fake_ixi_hh_2mm
+from regnet_lib.data.ixi_transmorph import IXITransMorph, write_fake_ixi_transmorph
 from regnet_lib.data.lpba40 import LPBA40, write_fake_lpba40
+from regnet_lib.data.msd_hippocampus import Hippocampus, write_fake_hippocampus
 from regnet_lib.data.nifti import BadInputError, Volume, read_volume, write_volume
+from regnet_lib.data.oasis import OASIS, write_fake_oasis
+from regnet_lib.data.oasis_samples import OASISSamples, write_fake_oasis_samples
 from regnet_lib.data.phantoms import Phantoms, phantom_pair
 
 
@@ -27,10 +33,25 @@ class Dataset(Protocol):
     def case(self, case_id: str, *, labels: bool = True) -> Case: ...
 
 
-DATASETS = {"lpba40": LPBA40, "phantom": Phantoms}
+# By the name of its folder. A new adapter is a class here (see pairs.py for the smallest one).
+DATASETS = {
+    adapter.name: adapter
+    for adapter in (
+        Hippocampus,
+        IXI,
+        IXIHammersmith,
+        IXITransMorph,
+        LPBA40,
+        OASIS,
+        OASISSamples,
+        Phantoms,
+    )
+}
 
-# A file that must exist in $REGNET_DATA/<name> for a dataset to count as present.
-MARKERS = {"lpba40": "fixed.nii.gz"}
+# Files of which one must exist in $REGNET_DATA/<name> for a dataset to count as present.
+MARKERS = {
+    name: adapter.markers for name, adapter in DATASETS.items() if hasattr(adapter, "markers")
+}
 
 
 def open_dataset(name: str, root: str | os.PathLike | None = None, **options: object) -> Dataset:
@@ -49,16 +70,29 @@ def available(name: str) -> bool:
 
 __all__ = [
     "DATASETS",
+    "IXI",
     "LPBA40",
+    "MARKERS",
+    "OASIS",
     "BadInputError",
     "Case",
     "Dataset",
+    "Hippocampus",
+    "IXIHammersmith",
+    "IXITransMorph",
+    "OASISSamples",
     "Phantoms",
     "Volume",
     "available",
     "open_dataset",
     "phantom_pair",
     "read_volume",
+    "write_fake_hippocampus",
+    "write_fake_ixi",
+    "write_fake_ixi_hh_2mm",
+    "write_fake_ixi_transmorph",
     "write_fake_lpba40",
+    "write_fake_oasis",
+    "write_fake_oasis_samples",
     "write_volume",
 ]

@@ -17,7 +17,8 @@ class Case:
 
     Attributes:
         id: name of the case within its dataset, unique there.
-        moving, fixed: `(1, 1, *shape)` float32, array axes as on disk, never transposed.
+        moving, fixed: `(1, 1, *shape)` float32, array axes as on disk, never transposed; an
+            adapter that turns volumes to a common orientation says so.
         affine: `(n + 1, n + 1)` voxel -> RAS+ millimetres of the (fixed) grid.
         moving_labels, fixed_labels: `(1, 1, *shape)` int64.
         label_ids: the labels to evaluate, in the order of every table.

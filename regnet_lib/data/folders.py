@@ -1,9 +1,10 @@
 """Where real data lie: `$REGNET_DATA` is a folder with one sub-folder per dataset.
 
-root = dataset_folder("lpba40", expected="fixed.nii.gz")
+root = dataset_folder("lpba40", expected=("fixed.nii.gz",))
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from regnet_lib.data.nifti import BadInputError
@@ -11,8 +12,15 @@ from regnet_lib.data.nifti import BadInputError
 VARIABLE = "REGNET_DATA"
 
 
-def dataset_folder(name: str, root: str | os.PathLike | None = None, *, expected: str) -> Path:
-    """Folder of a dataset: `root` if given, else `$REGNET_DATA/<name>`; must hold `expected`."""
+def dataset_folder(
+    name: str, root: str | os.PathLike | None = None, *, expected: Sequence[str]
+) -> Path:
+    """Folder of a dataset: `root` if given, else `$REGNET_DATA/<name>`.
+
+    Args:
+        expected: files that mark the dataset, one per layout in which it is published; at least
+            one of them must exist.
+    """
     if root is None:
         if not os.environ.get(VARIABLE):
             raise BadInputError(
@@ -21,15 +29,20 @@ def dataset_folder(name: str, root: str | os.PathLike | None = None, *, expected
             )
         root = Path(os.environ[VARIABLE]) / name
     root = Path(root)
-    if not (root / expected).exists():
+    if not _holds_one(root, expected):
+        wanted = " or ".join(str(root / marker) for marker in expected)
         raise BadInputError(
-            f"{name}: expected {root / expected}, which does not exist. The layout is described in "
+            f"{name}: expected {wanted}, which does not exist. The layout is described in "
             f"regnet_lib.data.{name} and on the book's data page."
         )
     return root
 
 
-def has_dataset(name: str, expected: str) -> bool:
-    """Whether `$REGNET_DATA/<name>` holds the file that marks the dataset."""
+def has_dataset(name: str, expected: Sequence[str]) -> bool:
+    """Whether `$REGNET_DATA/<name>` holds a file that marks the dataset."""
     base = os.environ.get(VARIABLE)
-    return bool(base) and (Path(base) / name / expected).exists()
+    return bool(base) and _holds_one(Path(base) / name, expected)
+
+
+def _holds_one(root: Path, expected: Sequence[str]) -> bool:
+    return any((root / marker).exists() for marker in expected)

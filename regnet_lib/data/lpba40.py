@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from regnet_lib.data.case import Case
+from regnet_lib.data.fakes import fake_subject
 from regnet_lib.data.folders import dataset_folder
 from regnet_lib.data.nifti import (
     BadInputError,
@@ -30,7 +31,6 @@ from regnet_lib.data.nifti import (
     require_same_grid,
     write_volume,
 )
-from regnet_lib.data.phantoms import phantom_pair
 from regnet_lib.data.preprocess import crop, halve_image, halve_labels
 
 ATLAS = "S01"
@@ -65,6 +65,7 @@ class LPBA40:
 
     name = "lpba40"
     label_ids = LABEL_IDS
+    markers = ("fixed.nii.gz",)
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class LPBA40:
     ) -> None:
         if spacing_mm not in (1, 2, 4):
             raise ValueError(f"LPBA40: expected spacing_mm=1, 2 or 4, got {spacing_mm!r}.")
-        self.root = dataset_folder(self.name, root, expected="fixed.nii.gz")
+        self.root = dataset_folder(self.name, root, expected=self.markers)
         self.spacing_mm = spacing_mm
         self.cropped = cropped
         self._volumes: dict[tuple[str, bool], Volume] = {}
@@ -176,28 +177,7 @@ def write_fake_lpba40(
     dataset = LPBA40.__new__(LPBA40)
     dataset.root = root
     for index, subject in enumerate((ATLAS, *TEST_IDS[:test], *TRAIN_IDS[:train])):
-        case = phantom_pair(full, seed=7, max_displacement_voxels=0.0)
-        if index:
-            case = _deformed(case, seed=100 + index)
-        image, labels = case.moving[0, 0].numpy(), case.moving_labels[0, 0].numpy()
-        image = image * (labels > 0)  # skull-stripped
-        image = image / image.max()
+        image, labels = fake_subject(full, index)
         write_volume(dataset.image_path(subject), image, affine, overwrite=overwrite)
         write_volume(dataset.label_path(subject), codes[labels], affine, overwrite=overwrite)
     return root
-
-
-def _deformed(case: Case, seed: int) -> Case:
-    """Another subject: the same anatomy, seen through a random displacement."""
-    from dataclasses import replace
-
-    from regnet_lib.data.phantoms import smooth_displacement
-    from regnet_lib.spatial import warp, warp_labels
-
-    random = np.random.default_rng(seed)
-    displacement = smooth_displacement(case.shape, random, 0.06 * min(case.shape))
-    return replace(
-        case,
-        moving=warp(case.moving, displacement),
-        moving_labels=warp_labels(case.moving_labels, displacement),
-    )

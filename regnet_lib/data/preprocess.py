@@ -1,11 +1,15 @@
-"""Crops and coarser grids of a volume, with the affine that goes along.
+"""Crops, pads, turns, coarser grids and intensities of a volume, with the affine that goes along.
 
 volume = halve_image(crop(read_volume(path), 8))
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 
 from regnet_lib.data.nifti import BadInputError, Volume
+from regnet_lib.spatial.grid import resample
 
 
 def crop(volume: Volume, margin_voxels: int) -> Volume:
@@ -18,6 +22,52 @@ def crop(volume: Volume, margin_voxels: int) -> Volume:
     shift = np.eye(4)
     shift[:3, 3] = margin_voxels
     return Volume(np.ascontiguousarray(volume.array[inner]), volume.affine @ shift)
+
+
+def pad_to(volume: Volume, shape: Sequence[int]) -> Volume:
+    """Zeros around the volume up to `shape`; an odd one out goes to the end of the axis."""
+    missing = [target - side for target, side in zip(shape, volume.array.shape, strict=True)]
+    if min(missing) < 0:
+        raise BadInputError(
+            f"pad_to: expected sides of at most {tuple(shape)}, got {volume.array.shape}."
+        )
+    before = [amount // 2 for amount in missing]
+    around = [(first, amount - first) for first, amount in zip(before, missing, strict=True)]
+    shift = np.eye(4)
+    shift[:3, 3] = [-first for first in before]
+    return Volume(np.pad(volume.array, around), volume.affine @ shift)
+
+
+def reorient(volume: Volume, axes: str) -> Volume:
+    """Exchange and flip array axes until they point as `axes` says, for example "RAS" or "LPI".
+
+    The letters name the direction in which each array axis grows. No value is interpolated, and
+    every voxel stays at its place in the world.
+    """
+    from nibabel.orientations import (
+        apply_orientation,
+        axcodes2ornt,
+        inv_ornt_aff,
+        io_orientation,
+        ornt_transform,
+    )
+
+    turn = ornt_transform(io_orientation(volume.affine), axcodes2ornt(tuple(axes)))
+    array = np.ascontiguousarray(apply_orientation(volume.array, turn))
+    return Volume(array, volume.affine @ inv_ornt_aff(turn, volume.array.shape))
+
+
+def to_unit_range(volume: Volume, path: object) -> Volume:
+    """Intensities in [0, 1]; volumes that store the same as bytes, 0 to 255, are divided by 255."""
+    lowest, highest = float(volume.array.min()), float(volume.array.max())
+    if lowest < 0 or highest > 255 or highest <= lowest:
+        raise BadInputError(
+            f"{path}: expected intensities from 0 to 1, or from 0 to 255, found {lowest:g} to "
+            f"{highest:g}. Take the normalised, skull-stripped image."
+        )
+    if highest <= 1 + 1e-3:
+        return volume
+    return Volume(volume.array / np.float32(255), volume.affine)
 
 
 def halve_image(volume: Volume) -> Volume:
@@ -36,6 +86,26 @@ def halve_labels(volume: Volume) -> Volume:
     """
     array = np.ascontiguousarray(_even(volume.array)[::2, ::2, ::2])
     return Volume(array, volume.affine @ _twice_as_large())
+
+
+def shrink_image(volume: Volume) -> Volume:
+    """Half the voxels along each axis, linear, as the LGANet++ scripts do: the outermost voxel
+    centres stay (`align_corners=True`).
+
+    Its samples are (n - 1) / (n / 2 - 1) fine voxels apart, slightly more than two. The affine is
+    that of `shrink_labels`, exactly two: so the first sample of an axis is where the affine says,
+    and the last shows what lies one fine voxel beyond. Unlike the means of `halve_image` it does
+    not smooth.
+    """
+    image = torch.from_numpy(np.ascontiguousarray(_even(volume.array)))[None, None]
+    array = resample(image, [side // 2 for side in image.shape[2:]])[0, 0].numpy()
+    return Volume(array, volume.affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def shrink_labels(volume: Volume) -> Volume:
+    """Every second voxel from the first on, each exactly where the affine puts it."""
+    array = np.ascontiguousarray(_even(volume.array)[::2, ::2, ::2])
+    return Volume(array, volume.affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
 def _even(array: np.ndarray) -> np.ndarray:

@@ -1,10 +1,20 @@
-"""Crops and coarser grids keep every voxel at its place in the world."""
+"""Crops, pads, turns and coarser grids keep every voxel at its place in the world."""
 
 import numpy as np
 import pytest
+import torch
 
 from regnet_lib.data import BadInputError, Volume
-from regnet_lib.data.preprocess import crop, halve_image, halve_labels
+from regnet_lib.data.preprocess import (
+    crop,
+    halve_image,
+    halve_labels,
+    pad_to,
+    reorient,
+    shrink_image,
+    shrink_labels,
+    to_unit_range,
+)
 
 AFFINE = np.array(
     [[-0.9, 0.2, 0.1, 30.0], [0.3, 1.1, -0.2, -12.5], [0.05, 0.1, 2.5, 7.0], [0, 0, 0, 1.0]]
@@ -84,3 +94,90 @@ def test_inputs_are_left_alone():
     crop(volume, 1), halve_image(volume), halve_labels(volume)
     np.testing.assert_array_equal(volume.array, before[0])
     np.testing.assert_array_equal(volume.affine, before[1])
+
+
+class TestPad:
+    def test_centred_with_the_odd_plane_at_the_end(self):
+        volume = world_image((4, 5, 7))
+        padded = pad_to(volume, (8, 8, 8))
+        assert padded.array.shape == (8, 8, 8)
+        np.testing.assert_array_equal(padded.array[2:6, 1:6, 0:7], volume.array)
+        assert np.count_nonzero(padded.array) == np.count_nonzero(volume.array)
+        inside = np.zeros((8, 8, 8), dtype=bool)
+        inside[2:6, 1:6, 0:7] = True
+        expected = first_world_coordinate(padded)
+        np.testing.assert_allclose(padded.array[inside], expected[inside], atol=1e-4)
+
+    def test_too_large(self):
+        with pytest.raises(BadInputError, match=r"at most \(8, 8, 8\), got \(4, 9, 4\)"):
+            pad_to(world_image((4, 9, 4)), (8, 8, 8))
+
+
+class TestReorient:
+    @pytest.mark.parametrize("axes", ["RAS", "LPI", "LIA", "PSR"])
+    def test_every_voxel_stays_in_the_world(self, axes):
+        volume = world_image((4, 5, 6))
+        turned = reorient(volume, axes)
+        np.testing.assert_allclose(turned.array, first_world_coordinate(turned), atol=1e-4)
+        np.testing.assert_array_equal(np.sort(turned.array, None), np.sort(volume.array, None))
+
+    def test_axes_point_as_asked(self):
+        affine = np.array([[-1.0, 0, 0, 80], [0, 0, 1, -112], [0, -1, 0, 96], [0, 0, 0, 1]])  # LIA
+        array = np.arange(24).reshape(2, 3, 4)
+        turned = reorient(Volume(array, affine), "LPI")
+        np.testing.assert_array_equal(turned.array, array.transpose(0, 2, 1)[:, ::-1])
+        np.testing.assert_array_equal(turned.affine[:3, :3], -np.eye(3))
+        assert turned.array.flags.c_contiguous
+
+    def test_back_and_forth(self):
+        volume = world_image((4, 5, 6))
+        once = reorient(volume, "RAS")
+        back = reorient(reorient(once, "LPI"), "RAS")
+        np.testing.assert_array_equal(back.array, once.array)
+        np.testing.assert_allclose(back.affine, once.affine, atol=1e-12)
+
+
+class TestUnitRange:
+    def test_bytes_are_divided_and_unit_images_left_alone(self):
+        unit = Volume(np.array([[[0.0, 0.25, 1.0]]], dtype=np.float32), AFFINE)
+        stored = Volume(unit.array * 255, AFFINE)
+        assert to_unit_range(unit, "x") is unit
+        np.testing.assert_allclose(to_unit_range(stored, "x").array, unit.array, atol=1e-7)
+        assert to_unit_range(stored, "x").array.dtype == np.float32
+
+    @pytest.mark.parametrize("values", [(-1, 1), (0, 256), (0, 0), (7, 7)])
+    def test_other_intensities(self, values):
+        volume = Volume(np.array(values, dtype=np.float32).reshape(1, 1, 2), AFFINE)
+        with pytest.raises(BadInputError, match=r"head.nii: .*from 0 to 255, found"):
+            to_unit_range(volume, "head.nii")
+
+
+class TestShrink:
+    def test_against_torch_with_the_released_arguments(self):
+        array = np.random.default_rng(0).random((8, 10, 12)).astype(np.float32)
+        labels = np.random.default_rng(1).integers(0, 36, (8, 10, 12))
+        image = torch.from_numpy(array)[None, None]
+        expected = torch.nn.functional.interpolate(
+            image, scale_factor=0.5, mode="trilinear", align_corners=True
+        )
+        found = shrink_image(Volume(array, AFFINE))
+        np.testing.assert_allclose(found.array, expected[0, 0].numpy(), atol=1e-6)
+        nearest = torch.nn.functional.interpolate(
+            torch.from_numpy(labels)[None, None].float(), scale_factor=0.5, mode="nearest"
+        )
+        np.testing.assert_array_equal(
+            shrink_labels(Volume(labels, AFFINE)).array, nearest[0, 0].numpy()
+        )
+
+    @pytest.mark.parametrize("shape", [(10, 12, 14), (11, 13, 15)], ids=["even", "odd"])
+    def test_labels_are_exact_and_images_at_most_one_fine_voxel_beyond(self, shape):
+        index = np.stack(np.indices(shape)).astype(np.float32)
+        for axis in range(3):
+            image = shrink_image(Volume(index[axis], np.eye(4)))
+            labels = shrink_labels(Volume(index[axis], np.eye(4)))
+            np.testing.assert_array_equal(image.affine, labels.affine)
+            stated = 2.0 * np.indices(labels.array.shape)[axis]
+            np.testing.assert_array_equal(labels.array, stated)
+            beyond = image.array - stated
+            assert beyond.min() == pytest.approx(0, abs=1e-5)
+            assert beyond.max() == pytest.approx(1, abs=1e-5)
