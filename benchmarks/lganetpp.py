@@ -1,85 +1,132 @@
 """LGANet++, one pair and one training step, against its plain transcription with the same
-weights."""
+weights, and what activation checkpointing costs."""
 
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.measure import Comparison
 from benchmarks.plain_lganetpp import PlainLGANetPP
 from regnet_lib.data.phantoms import phantom_pair
 from regnet_lib.losses import Objective
 from regnet_lib.models.lganetpp import LGANetPP
+from regnet_lib.types import Registration
 
-SHAPES = ((48, 64, 48), (72, 88, 72))
+SHAPE = (72, 88, 72)
+SMALL = (48, 64, 48)
 
 
 def comparisons() -> list[Comparison]:
-    torch.manual_seed(0)
-    model = LGANetPP()
-    # At its initial 0 the position attention would not take part.
-    model.decoders["4"].position_attention.gamma.data.fill_(0.8)
+    model = _model()
+    # The layout of the training loop.
+    last = _model().to(memory_format=torch.channels_last_3d)
     plain = PlainLGANetPP(model)
-    result = []
-    for shape in SHAPES:
-        case = phantom_pair(shape, seed=0)
-        name = "x".join(map(str, shape))
-        images = (case.moving, case.fixed)
-        result += [
-            Comparison(
-                case=f"LGANet++ {name}, forward without gradient",
-                ours=partial(_forward, model, _ours, *images),
-                other=partial(_forward, model, plain, *images),
-                other_name="the plain transcription",
-                check=_same_displacement,
-                target=1.0,
-                rounds=5,
-            ),
-            Comparison(
-                case=f"LGANet++ {name}, training step (forward, loss, backward)",
-                ours=TrainingStep(model, _ours, *images),
-                other=TrainingStep(model, plain, *images),
-                other_name="the plain transcription",
-                check=_same_gradients,
-                target=1.1,
-                rounds=3,
-            ),
-        ]
+    images, small = _images(SHAPE), _images(SMALL)
+    name, small_name = ("x".join(map(str, shape)) for shape in (SHAPE, SMALL))
+    result = [
+        Comparison(
+            case=f"LGANet++ {name}, forward without gradient",
+            ours=partial(_forward, model, model, images),
+            other=partial(_forward, model, plain, images),
+            other_name="the plain transcription",
+            check=_same_displacement,
+            target=1.2,
+            rounds=3,
+        )
+    ]
+    steps = {
+        "training step, float32": (TrainingStep(model, model, images), _same_gradients, 1.4),
+        "training step, float32, channels last": (
+            TrainingStep(last, last, images),
+            _same_gradients,
+            1.4,
+        ),
+        "training step, bfloat16 autocast, channels last": (
+            TrainingStep(last, last, images, torch.bfloat16),
+            _close_displacement,
+            2.5,
+        ),
+    }
+    result += [
+        Comparison(
+            case=f"LGANet++ {name}, {what}",
+            ours=ours,
+            other=TrainingStep(model, plain, images),
+            other_name="the plain transcription in float32",
+            check=check,
+            target=target,
+            rounds=2,
+        )
+        for what, (ours, check, target) in steps.items()
+    ]
+    checkpointing = _model(checkpointing=True)
+    result.append(
+        Comparison(
+            case=f"LGANet++ {small_name}, training step with activation checkpointing",
+            ours=TrainingStep(checkpointing, checkpointing, small),
+            other=TrainingStep(model, model, small),
+            other_name="the same without",
+            check=_equal_gradients,
+            target=0.83,
+            rounds=3,
+        )
+    )
     return result
 
 
+def _model(**options: bool) -> LGANetPP:
+    torch.manual_seed(0)
+    model = LGANetPP(**options)
+    # At its initial 0 the position attention would not take part.
+    model.decoders["4"].position_attention.gamma.data.fill_(0.8)
+    return model
+
+
+def _images(shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    case = phantom_pair(shape, seed=0)
+    return case.moving, case.fixed
+
+
 class TrainingStep:
-    """Loss and gradients; the first call leaves dropout out, so that results can be compared."""
+    """Forward pass, loss, backward pass.
 
-    def __init__(self, model: LGANetPP, run, moving: Tensor, fixed: Tensor) -> None:
-        self.model, self.run, self.images = model, run, (moving, fixed)
-        self.checked = False
+    The first call leaves dropout out, so that results can be compared: displacement, loss, and
+    gradients in one row.
+    """
 
-    def __call__(self) -> tuple[float, Tensor] | None:
-        self.model.train(self.checked)
+    def __init__(
+        self,
+        model: LGANetPP,
+        run: nn.Module,
+        images: tuple[Tensor, Tensor],
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.run, self.images, self.autocast = model, run, images, autocast
+        self.fresh = True
+
+    def __call__(self) -> tuple[Tensor, float, Tensor] | None:
+        fresh, self.fresh = self.fresh, False
+        self.model.train(not fresh)
         self.model.zero_grad()
-        if self.run is _ours:
-            displacement = _ours(*self.images, model=self.model)
-        else:
-            displacement = self.run(*self.images)
+        with torch.autocast("cpu", self.autocast, enabled=self.autocast is not None):
+            displacement = _displacement(self.run(*self.images))
         loss, _ = Objective()(displacement, *self.images)
         loss.backward()
-        if self.checked:
+        if not fresh:
             return None
-        self.checked = True
         gradients = [weights.grad.flatten() for weights in self.model.parameters()]
-        return loss.item(), torch.cat(gradients)
+        return displacement.detach(), loss.item(), torch.cat(gradients)
 
 
-def _ours(moving: Tensor, fixed: Tensor, model: LGANetPP) -> Tensor:
-    return model(moving, fixed).displacement
+def _displacement(result: Registration | Tensor) -> Tensor:
+    return result.displacement if isinstance(result, Registration) else result
 
 
 @torch.no_grad()
-def _forward(model: LGANetPP, run, moving: Tensor, fixed: Tensor) -> Tensor:
+def _forward(model: LGANetPP, run: nn.Module, images: tuple[Tensor, Tensor]) -> Tensor:
     model.eval()
-    return run(moving, fixed, model=model) if run is _ours else run(moving, fixed)
+    return _displacement(run(*images))
 
 
 def _same_displacement(ours: Tensor, other: Tensor) -> str:
@@ -88,8 +135,26 @@ def _same_displacement(ours: Tensor, other: Tensor) -> str:
     return f"largest difference {worst:.1e} voxel of {other.abs().max().item():.1f}"
 
 
-def _same_gradients(ours: tuple[float, Tensor], other: tuple[float, Tensor]) -> str:
-    loss = abs(ours[0] - other[0])
-    gradient = ((ours[1] - other[1]).norm() / other[1].norm()).item()
+Step = tuple[Tensor, float, Tensor]
+
+
+def _same_gradients(ours: Step, other: Step) -> str:
+    loss = abs(ours[1] - other[1])
+    gradient = ((ours[2] - other[2]).norm() / other[2].norm()).item()
     assert loss < 1e-5 and gradient < 1e-2, (loss, gradient)
     return f"loss differs by {loss:.1e}, gradient by {gradient:.1e} (relative)"
+
+
+def _equal_gradients(ours: Step, other: Step) -> str:
+    assert all(torch.equal(*map(torch.as_tensor, pair)) for pair in zip(ours, other, strict=True))
+    return "displacement, loss and gradient bit-equal"
+
+
+def _close_displacement(ours: Step, other: Step) -> str:
+    difference = (ours[0] - other[0]).abs()
+    loss = abs(ours[1] - other[1])
+    assert difference.mean() < 0.03 and difference.max() < 0.5 and loss < 5e-3, difference.max()
+    return (
+        f"displacement differs by {difference.mean().item():.1e} voxel in the mean and "
+        f"{difference.max().item():.1e} at most, loss by {loss:.1e}"
+    )

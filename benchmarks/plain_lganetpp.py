@@ -1,9 +1,9 @@
 """LGANet++ written down as its released algebra reads, the contender of the benchmark.
 
 Same weights, same result, none of the rearrangements of `regnet_lib`: each image passes the
-encoder by itself, 27 mean products are concatenated, attention maps are materialised, and the
-decomposition of the fixed features is evaluated again in every exchange. Sampling grids are built
-once per size and kept.
+encoder by itself, normalisation and activation are layers of PyTorch, 27 mean products are
+concatenated, attention maps are materialised, and the decomposition of the fixed features is
+evaluated again in every exchange. Sampling grids are built once per size and kept.
 """
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from regnet_lib.models.lganetpp import LGANetPP
 from regnet_lib.nn.attention import LocalGlobalBlock, PositionAttention, TokenAttention
+from regnet_lib.nn.blocks import FeaturePyramid, InstanceNormActivation, PairedResidual
 from regnet_lib.nn.decomposition import Decomposition
-from regnet_lib.nn.fusion import MultiScaleFusion
+from regnet_lib.nn.fusion import ChannelWiseFusion, MultiScaleFusion
 
 
 class PlainLGANetPP(nn.Module):
@@ -26,7 +27,7 @@ class PlainLGANetPP(nn.Module):
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         model = self.model
-        moving_levels, fixed_levels = model.encoder(moving), model.encoder(fixed)
+        moving_levels, fixed_levels = _encode(model.encoder, moving), _encode(model.encoder, fixed)
         fused = _fuse_scales(model.msfm, moving_levels, fixed_levels)
         displacement = None
         for decoder, m, f, c in zip(
@@ -39,8 +40,8 @@ class PlainLGANetPP(nn.Module):
             correlated = m + decoder.correlate.conv(_correlation(m, f))
             if displacement is None:
                 features = decoder.merge(torch.cat([correlated, f, c], dim=1))
-                features = decoder.residual(
-                    _position_attention(decoder.position_attention, features)
+                features = _residual(
+                    decoder.residual, _position_attention(decoder.position_attention, features)
                 )
                 for block in decoder.blocks:
                     features = _local_global(block, features)
@@ -52,7 +53,7 @@ class PlainLGANetPP(nn.Module):
             for _ in range(decoder.exchanges):
                 warped, step = self.exchange(decoder.exchange.decompose, f, warped)
                 steps.append(step)
-            velocity = decoder.head(decoder.residual(decoder.fuse(c, warped, f)))
+            velocity = decoder.head(_residual(decoder.residual, _weigh(decoder.fuse, c, warped, f)))
             if steps:
                 aligned = self.warp(steps[0], steps[1]) + steps[1]
                 velocity = self.warp(aligned, velocity) + velocity
@@ -90,9 +91,46 @@ class PlainWarp:
         return F.grid_sample(image, torch.stack(normalised, dim=-1), align_corners=True)
 
 
+def _one_by_one(layers: nn.Sequential, features: Tensor) -> Tensor:
+    """PyTorch's own layers in a row; normalisation and activation by themselves."""
+    for layer in layers:
+        if isinstance(layer, nn.Sequential):
+            features = _one_by_one(layer, features)
+        elif isinstance(layer, InstanceNormActivation):
+            features = F.instance_norm(features)
+            features = F.leaky_relu(features, layer.slope) if layer.slope != 1 else features
+        elif isinstance(layer, nn.ReLU):
+            features = F.relu(features)
+        else:
+            features = layer(features)
+    return features
+
+
+def _encode(encoder: FeaturePyramid, image: Tensor) -> list[Tensor]:
+    levels: list[Tensor] = []
+    for level in encoder.levels:
+        levels.append(_one_by_one(level, F.max_pool3d(levels[-1], 2) if levels else image))
+    return levels
+
+
+def _residual(block: PairedResidual, features: Tensor) -> Tensor:
+    features = _one_by_one(block.entry, features)
+    return features + _one_by_one(block.residual, features)
+
+
+def _weigh(block: ChannelWiseFusion, *maps: Tensor) -> Tensor:
+    shares = block.weigh(_one_by_one(block.merge, torch.cat(maps, dim=1))).softmax(dim=1)
+    merged = torch.cat(
+        [one * share for one, share in zip(maps, shares.split(1, 1), strict=True)], 1
+    )
+    average, maximum = F.adaptive_avg_pool3d(merged, 1), F.adaptive_max_pool3d(merged, 1)
+    gate = torch.sigmoid(block.gate(average.flatten(1)) + block.gate(maximum.flatten(1)))
+    return merged * gate[:, :, None, None, None]
+
+
 def _decompose(layer: Decomposition, features: Tensor) -> tuple[Tensor, Tensor]:
     """Field and residual, every convolution by itself."""
-    features = layer.trunk(features)
+    features = _one_by_one(layer.trunk, features)
     pair = nn.Sequential.forward
     return F.relu(pair(layer.field, features)), F.relu(pair(layer.residual, features))
 

@@ -59,23 +59,36 @@ def require_valid_images(
         )
 
 
-def run_at_valid_size(model: nn.Module, moving: Image, fixed: Image) -> Registration:
-    """Run a model on images of any size `(B, 1, D, H, W)`; differentiable.
+def pad_to_valid_size(
+    model: nn.Module, moving: Image, fixed: Image
+) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Both images with zeros on both sides of every axis that needs them, and the zeros in front.
 
-    Both images get zeros on both sides of every axis that needs them. A displacement is in voxels,
-    so cropping it needs no rescaling. Where padding was needed, the result has neither the coarser
-    levels of the pyramid nor extras: they live on the padded grid. Models without `valid_shape`
-    take every size and run as they are.
+    Models without `valid_shape` take every size; their images stay as they are.
     """
     shape = tuple(moving.shape[2:])
     valid = model.valid_shape(shape) if hasattr(model, "valid_shape") else shape
+    before = tuple((new - old) // 2 for new, old in zip(valid, shape, strict=True))
     if valid == shape:
-        return model(moving, fixed)
-    before = [(new - old) // 2 for new, old in zip(valid, shape, strict=True)]
+        return moving, fixed, before
     after = [new - old - less for new, old, less in zip(valid, shape, before, strict=True)]
     # F.pad counts from the last axis
     padding = [width for pair in zip(before[::-1], after[::-1], strict=True) for width in pair]
-    registration = model(F.pad(moving, padding), F.pad(fixed, padding))
+    return F.pad(moving, padding), F.pad(fixed, padding), before
+
+
+def run_at_valid_size(model: nn.Module, moving: Image, fixed: Image) -> Registration:
+    """Run a model on images of any size `(B, 1, D, H, W)`; differentiable.
+
+    Both images are padded with zeros where needed (`pad_to_valid_size`). A displacement is in
+    voxels, so cropping it needs no rescaling. Where padding was needed, the result has neither the
+    coarser levels of the pyramid nor extras: they live on the padded grid.
+    """
+    shape = tuple(moving.shape[2:])
+    padded_moving, padded_fixed, before = pad_to_valid_size(model, moving, fixed)
+    registration = model(padded_moving, padded_fixed)
+    if padded_moving.shape == moving.shape:
+        return registration
     displacement = registration.displacement
     for axis, (start, length) in enumerate(zip(before, shape, strict=True)):
         displacement = displacement.narrow(2 + axis, start, length)

@@ -6,8 +6,16 @@ All of them map `(B, C, D, H, W)` to `(B, C', D', H', W')` and take any size.
     features = block(image_features)   # (B, 8, D, H, W) -> (B, 16, D, H, W)
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+Result = TypeVar("Result")
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv3d:
@@ -22,11 +30,92 @@ class ConvActivation(nn.Sequential):
         super().__init__(conv(inputs, outputs, stride=stride), nn.LeakyReLU(slope))
 
 
+class InstanceNormActivation(nn.Module):
+    """Instance normalisation (no affine, no running statistics) and LeakyReLU in one step.
+
+    Only the result is kept for the backward pass, which reads the normalised values back from it;
+    the two layers by themselves keep their inputs too, three maps instead of one. The next layer
+    keeps the same result, so that the step as a whole costs no memory. Statistics are in float32
+    at least, also under autocast.
+
+    Args:
+        slope: of the LeakyReLU, above 0; 1 leaves the normalised values as they are.
+    """
+
+    def __init__(self, slope: float = 1.0) -> None:
+        super().__init__()
+        if slope <= 0:
+            raise ValueError(
+                f"InstanceNormActivation: expected a slope above 0, got {slope}. The values before "
+                "the activation could not be read back from those behind it."
+            )
+        self.slope = slope
+
+    def forward(self, features: Tensor) -> Tensor:
+        return _InstanceNormActivation.apply(features, self.slope)
+
+
+class _InstanceNormActivation(torch.autograd.Function):
+    """For the gradient g of the normalised values n: (g - mean(g) - n mean(g n)) / std."""
+
+    @staticmethod
+    def forward(ctx, features: Tensor, slope: float) -> Tensor:
+        rows = _one_row_per_map(features)
+        # Statistics follow the type of weight and bias; without those they would be in bfloat16.
+        weight = rows.new_ones(rows.shape[1], dtype=torch.promote_types(rows.dtype, torch.float32))
+        bias = torch.zeros_like(weight)
+        normal, _, inverse_std = torch.native_batch_norm(
+            rows, weight, bias, None, None, True, 0.0, 1e-5
+        )
+        result = _back_to_layout(F.leaky_relu_(normal, slope), features)
+        ctx.save_for_backward(result, inverse_std)
+        ctx.slope = slope
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor):
+        result, inverse_std = ctx.saved_tensors
+        rows = _one_row_per_map(result)
+        gradient = torch.ops.aten.leaky_relu_backward(
+            _one_row_per_map(upstream), rows, ctx.slope, True
+        )
+        # The backward pass of the same normalisation, for values whose mean is 0 and std is 1.
+        gradient, _, _ = torch.ops.aten.native_batch_norm_backward(
+            gradient,
+            F.leaky_relu(rows, 1 / ctx.slope),
+            inverse_std,
+            None,
+            None,
+            torch.zeros_like(inverse_std),
+            torch.ones_like(inverse_std),
+            True,
+            0.0,
+            [True, False, False],
+        )
+        return _back_to_layout(gradient, result), None
+
+
+def _one_row_per_map(features: Tensor) -> Tensor:
+    """`(B, C, ...)` -> `(1, B C, ...)`, one map after the other in memory.
+
+    Over channels-last memory the kernels of PyTorch are slower, and those of the CPU lose four
+    digits of the statistics.
+    """
+    return features.contiguous().flatten(0, 1).unsqueeze(0)
+
+
+def _back_to_layout(rows: Tensor, like: Tensor) -> Tensor:
+    """The inverse: shape and memory format of `like`."""
+    rows = rows.view(like.shape)
+    return rows if like.is_contiguous() else torch.empty_like(like).copy_(rows)
+
+
 class ConvNormActivation(nn.Sequential):
     """Convolution, instance normalisation (no affine, no running statistics) and LeakyReLU."""
 
     def __init__(self, inputs: int, outputs: int, slope: float = 0.1) -> None:
-        super().__init__(conv(inputs, outputs), nn.InstanceNorm3d(outputs), nn.LeakyReLU(slope))
+        super().__init__(conv(inputs, outputs), InstanceNormActivation(slope))
 
 
 class LinearPair(nn.Sequential):
@@ -55,13 +144,15 @@ class PairedResidual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.entry = nn.Sequential(conv(channels, channels), conv(channels, channels), nn.ReLU())
+        self.entry = nn.Sequential(
+            conv(channels, channels), conv(channels, channels), nn.ReLU(inplace=True)
+        )
         self.residual = nn.Sequential(
             conv(channels, channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             conv(channels, channels),
             conv(channels, channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -95,3 +186,13 @@ class FeaturePyramid(nn.Module):
             image = level(F.max_pool3d(image, 2) if index > 0 else image)
             features.append(image)
         return features
+
+
+def checkpointed(wanted: bool, block: Callable[..., Result], *inputs: object) -> Result:
+    """`block(*inputs)`; if wanted, the backward pass computes it again instead of keeping it.
+
+    Dropout draws the same values again (activation checkpointing, Chen et al., 2016).
+    """
+    if not (wanted and torch.is_grad_enabled()):
+        return block(*inputs)
+    return checkpoint(block, *inputs, use_reentrant=False)

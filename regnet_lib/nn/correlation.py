@@ -42,7 +42,11 @@ def local_correlation(
     if radius < 0:
         raise ValueError(f"local_correlation: expected a radius of at least 0, got {radius}.")
     dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
-    return _LocalCorrelation.apply(first.to(dtype), second.to(dtype), radius)
+    # Shifted products of whole channels: one channel after the other in memory, in both passes.
+    first, second = (
+        features.to(dtype, memory_format=torch.contiguous_format) for features in (first, second)
+    )
+    return _LocalCorrelation.apply(first, second, radius)
 
 
 class CorrelationResidual(nn.Module):
@@ -82,7 +86,7 @@ class _LocalCorrelation(torch.autograd.Function):
     def backward(ctx, upstream: Tensor):
         first, second = ctx.saved_tensors
         radius, shape = ctx.radius, first.shape[2:]
-        upstream = (upstream / first.shape[1]).unsqueeze(2)  # (B, 27, 1, D, H, W)
+        upstream = (upstream.contiguous() / first.shape[1]).unsqueeze(2)  # (B, 27, 1, D, H, W)
         gradient_first = gradient_second = None
         if ctx.needs_input_grad[0]:
             gradient_first = torch.zeros_like(first)

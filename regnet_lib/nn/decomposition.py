@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regnet_lib.nn.blocks import LinearPair, conv
+from regnet_lib.nn.blocks import InstanceNormActivation, LinearPair, conv
 from regnet_lib.nn.heads import start_small
 from regnet_lib.spatial import integrate, warp
 from regnet_lib.types import Displacement
@@ -42,16 +42,16 @@ class Decomposition(nn.Module):
         twice, four_times = 2 * channels, 4 * channels
         self.trunk = nn.Sequential(
             conv(channels, twice),
-            nn.InstanceNorm3d(twice),
+            InstanceNormActivation(),
             conv(twice, twice),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             conv(twice, four_times),
-            nn.InstanceNorm3d(four_times),
+            InstanceNormActivation(),
             conv(four_times, four_times),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             conv(four_times, four_times),
             conv(four_times, four_times),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         self.residual = LinearPair(four_times, twice, channels)
         self.field = LinearPair(four_times, twice, 3)
@@ -63,7 +63,7 @@ class Decomposition(nn.Module):
         features = self.trunk(features)
         field = self.field(features)
         field = F.relu(field) if self.positive_field else field
-        return Parts(field, F.relu(self.residual(features)))
+        return Parts(field, F.relu(self.residual(features), inplace=True))
 
 
 class DecompositionExchange(nn.Module):

@@ -5,10 +5,13 @@ merged = ChannelWiseFusion(8)(fused[0], warped, fixed[0])  # 3 x (B, 8, ...) -> 
 """
 
 from collections.abc import Sequence
+from functools import reduce
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from regnet_lib.nn.blocks import ConvNormActivation, conv
 from regnet_lib.spatial import resample
@@ -41,14 +44,41 @@ class ScaleProduct(nn.Module):
             pairs: per level `(2 B, width, ...)`, the moving half of the batch before the fixed
                 half.
         """
-        product: Tensor | None = None
+        factors: list[Tensor] = []
         for pair, fixed_layer, moving_layer in zip(pairs, self.fixed, self.moving, strict=True):
             moving, fixed = _match(pair, shape).chunk(2)
-            factor, other = fixed_layer(fixed), moving_layer(moving)
-            # Eight factors leave the range of float16 quickly.
-            factor = factor.to(torch.promote_types(factor.dtype, torch.float32)) * other
-            product = factor if product is None else product * factor
-        return product
+            factors += [fixed_layer(fixed), moving_layer(moving)]
+        return _Product.apply(*factors)
+
+
+class _Product(torch.autograd.Function):
+    """Of an even number of factors, in float32 at least: eight leave the range of float16 quickly.
+
+    Keeps the factors alone; the recorded graph would keep every partial product too.
+    """
+
+    @staticmethod
+    def forward(ctx, *factors: Tensor) -> Tensor:
+        ctx.save_for_backward(*factors)
+        pairs = zip(factors[::2], factors[1::2], strict=True)
+        return reduce(torch.mul, (_in_float32(one) * other for one, other in pairs))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor):
+        factors = ctx.saved_tensors
+        before = [None, *accumulate(factors[1:-1], torch.mul, initial=_in_float32(factors[0]))]
+        gradients: list[Tensor] = []
+        behind = upstream  # times all factors behind the current one
+        for factor, product in zip(reversed(factors), reversed(before), strict=True):
+            gradient = behind if product is None else behind * product
+            gradients.append(gradient.to(factor.dtype))
+            behind = behind * factor
+        return tuple(reversed(gradients))
+
+
+def _in_float32(features: Tensor) -> Tensor:
+    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 class MultiScaleFusion(nn.Module):
@@ -110,10 +140,11 @@ class ChannelWiseFusion(nn.Module):
         )
 
     def forward(self, fused: Tensor, warped: Tensor, fixed: Tensor) -> Tensor:
-        maps = (fused, warped, fixed)
-        weights = self.weigh(self.merge(torch.cat(maps, dim=1))).softmax(dim=1)
-        shares = weights.split(1, dim=1)
-        merged = torch.cat([one * share for one, share in zip(maps, shares, strict=True)], dim=1)
+        # The encoder's type is that of the convolutions, also under autocast.
+        maps = torch.cat([features.to(fixed.dtype) for features in (fused, warped, fixed)], dim=1)
+        shares = self.weigh(self.merge(maps)).softmax(dim=1).to(fixed.dtype)
+        # (B, 3 C, ...) as (B, 3, C, ...): one share for all channels of a map
+        merged = (maps.unflatten(1, (3, -1)) * shares.unsqueeze(2)).flatten(1, 2)
         average, maximum = merged.mean((2, 3, 4)), merged.amax((2, 3, 4))
         gate = torch.sigmoid(self.gate(average) + self.gate(maximum))
         return merged * gate[:, :, None, None, None]

@@ -4,6 +4,8 @@ head = DisplacementHead(24, std=1e-5)
 displacement = head(features)   # (B, 24, D, H, W) -> (B, 3, D, H, W), float32 at least
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -34,5 +36,14 @@ class DisplacementHead(nn.Conv3d):
             start_small(self, std)
 
     def forward(self, features: Tensor) -> Displacement:
-        with torch.autocast(features.device.type, enabled=False):
-            return super().forward(features.to(self.weight.dtype))
+        with _no_autocast(features.device.type):
+            field = super().forward(features.to(self.weight.dtype))
+        # Fields are sampled, scaled and added component by component.
+        return field.contiguous()
+
+
+def _no_autocast(device: str) -> AbstractContextManager:
+    # Devices without arithmetic, such as "meta", know no autocast and refuse to switch it off.
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from regnet_lib.types import AnyImage, Coordinates, Image
 
@@ -91,6 +92,87 @@ def sample(
     return F.grid_sample(
         image.to(dtype), grid, mode="bilinear", padding_mode=padding, align_corners=True
     )
+
+
+def sample_displaced(
+    image: AnyImage, displacement: Coordinates, *, padding: Padding = "zeros"
+) -> Shaped[Tensor, "#batch channel *out"]:
+    """`sample(image, identity_grid(...) + displacement)`, linear, without keeping the grid.
+
+    The backward pass forms the grid again from the displacement, which the caller mostly has
+    anyway; composing a field with itself keeps one field instead of two.
+
+    Args:
+        image: `(B, C, *shape)`, floats.
+        displacement: `(B, n, *shape)` in voxels.
+        padding: as in `sample`.
+    """
+    if image.shape[0] != displacement.shape[0]:
+        batch = max(image.shape[0], displacement.shape[0])
+        image = image.expand(batch, *image.shape[1:])
+        displacement = displacement.expand(batch, *displacement.shape[1:])
+    return _SampleDisplaced.apply(image, displacement, padding)
+
+
+class _SampleDisplaced(torch.autograd.Function):
+    """A grid is three volumes, and a network with seven squarings per level samples 75 times."""
+
+    @staticmethod
+    def forward(ctx, image: Tensor, displacement: Tensor, padding: Padding) -> Tensor:
+        ctx.save_for_backward(image, displacement)
+        ctx.padding = padding
+        dtype = torch.promote_types(image.dtype, displacement.dtype)
+        dtype = torch.promote_types(dtype, torch.float32)
+        grid = _normalised_grid(displacement, dtype)
+        sampled = F.grid_sample(image.to(dtype), grid, padding_mode=padding, align_corners=True)
+        return _in_layout(sampled, image)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor):
+        image, displacement = ctx.saved_tensors
+        kernel = (
+            torch.ops.aten.grid_sampler_3d_backward
+            if image.ndim == 5
+            else torch.ops.aten.grid_sampler_2d_backward
+        )
+        gradient_image, gradient_grid = kernel(
+            upstream,
+            image.to(upstream.dtype),
+            _normalised_grid(displacement, upstream.dtype),
+            0,  # linear
+            ("zeros", "border").index(ctx.padding),
+            True,  # align_corners
+            [ctx.needs_input_grad[0], True],
+        )
+        if gradient_image is not None:
+            gradient_image = _in_layout(gradient_image.to(image.dtype), image)
+        gradient = torch.empty_like(
+            displacement, dtype=upstream.dtype, memory_format=torch.contiguous_format
+        )
+        axes = displacement.shape[1]
+        for axis, size in enumerate(displacement.shape[2:]):
+            torch.mul(gradient_grid[..., axes - 1 - axis], 2 / (size - 1), out=gradient[:, axis])
+        return gradient_image, gradient.to(displacement.dtype), None
+
+
+def _normalised_grid(displacement: Tensor, dtype: torch.dtype) -> Tensor:
+    """`voxel_to_normalised` of x + u(x), as `(B, *shape, n)` with the fastest axis first."""
+    axes, shape = displacement.shape[1], displacement.shape[2:]
+    grid = torch.empty_like(displacement, dtype=dtype, memory_format=torch.contiguous_format)
+    for axis, size in enumerate(shape):
+        component = grid[:, axes - 1 - axis]
+        voxels = torch.arange(size, dtype=dtype, device=grid.device)
+        voxels = voxels.view(-1, *[1] * (axes - 1 - axis))
+        torch.add(displacement[:, axis], voxels, out=component).mul_(2 / (size - 1))
+    return grid.sub_(1).movedim(1, -1)
+
+
+def _in_layout(features: Tensor, like: Tensor) -> Tensor:
+    """The memory format of `like`, which has the same shape."""
+    if like.is_contiguous():
+        return features
+    return torch.empty_like(like, dtype=features.dtype).copy_(features)
 
 
 def resample(image: Image, shape: Sequence[int]) -> Float[Tensor, "#batch channel *resampled"]:

@@ -23,7 +23,7 @@ def integrate(velocity: Velocity, steps: int = 7, *, padding: Padding = "border"
     require_displacement("integrate", velocity, "velocity")
     if steps < 0:
         raise ValueError(f"integrate: expected steps >= 0, got {steps}.")
-    displacement = velocity / 2**steps
+    displacement = velocity.contiguous() / 2**steps
     for _ in range(steps):
         displacement = compose(displacement, displacement, padding=padding)
     return displacement

@@ -20,6 +20,7 @@ from regnet_lib.spatial.grid import (
     half_voxel_zoom,
     identity_grid,
     sample,
+    sample_displaced,
 )
 from regnet_lib.types import AnyImage, Displacement, Labels, Points
 
@@ -48,14 +49,17 @@ def warp(
     """
     require_displacement("warp", displacement)
     require_same_grid("warp", image, displacement, "image")
-    dtype = torch.promote_types(displacement.dtype, torch.float32)
-    shape = displacement.shape[2:]
-    coordinates = identity_grid(shape, dtype=dtype, device=displacement.device) + displacement
-    if zoomed:
-        coordinates = half_voxel_zoom(coordinates, shape)
     if fill != 0:
         image = image - fill
-    warped = sample(image, coordinates, interpolation=interpolation, padding=padding)
+    if interpolation == "linear" and not zoomed:
+        warped = sample_displaced(image, displacement, padding=padding)
+    else:
+        dtype = torch.promote_types(displacement.dtype, torch.float32)
+        shape = displacement.shape[2:]
+        coordinates = identity_grid(shape, dtype=dtype, device=displacement.device) + displacement
+        if zoomed:
+            coordinates = half_voxel_zoom(coordinates, shape)
+        warped = sample(image, coordinates, interpolation=interpolation, padding=padding)
     return warped + fill if fill != 0 else warped
 
 

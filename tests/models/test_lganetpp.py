@@ -84,7 +84,7 @@ def test_loss_and_gradient_norms(trained_once, golden_values, official_parameter
     # norms change by 1e-3 (median) and 4 to 8 % (worst), and as much from float32 to float64.
     assert errors[100] < 2e-3 and errors[-1] < 0.12
     for name in ("deblock1.flow.weight", "deblock2.flow.weight", "deblock3.flow.weight"):
-        assert found[name] == pytest.approx(norms[name], rel=1e-3), name
+        assert found[name] == pytest.approx(norms[name], rel=2e-3), name
 
 
 @pytest.mark.golden

@@ -70,3 +70,13 @@ def test_residual_keeps_the_moving_features():
 def test_errors():
     with pytest.raises(ValueError, match="radius of at least 0, got -1"):
         local_correlation(torch.zeros(1, 1, 3, 3, 3), torch.zeros(1, 1, 3, 3, 3), -1)
+
+
+def test_memory_format_changes_nothing():
+    first, second = torch.randn(2, 1, 4, 5, 6, 3).requires_grad_().unbind(0)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        found = local_correlation(*(one.to(memory_format=layout) for one in (first, second)))
+        upstream = torch.linspace(-1, 1, found.numel()).view_as(found).to(memory_format=layout)
+        results.append((found, *torch.autograd.grad(found, (first, second), upstream)))
+    assert all(map(torch.equal, *results))

@@ -376,3 +376,30 @@ class TestPrecisionAndDevice:
         for how in ("nearest", "onehot"):
             on_gpu = warp_labels(labels.cuda(), field.cuda(), how).cpu()
             assert torch.equal(on_gpu, warp_labels(labels, field, how))
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (6, 5)])
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_warp_equals_sampling_at_its_coordinates(shape, padding):
+    """The warp forms its grid again in the backward pass; values and gradients stay the same."""
+    torch.manual_seed(0)
+    axes = len(shape)
+    image = torch.randn(2, 3, *shape, dtype=torch.float64, requires_grad=True)
+    displacement = 2 * torch.randn(1, axes, *shape, dtype=torch.float64)
+    displacement.requires_grad_()
+    coordinates = identity_grid(shape, dtype=torch.float64) + displacement
+    results = []
+    for warped in (
+        warp(image, displacement, padding=padding),
+        sample(image, coordinates, padding=padding),
+    ):
+        upstream = torch.linspace(-1, 1, warped.numel(), dtype=torch.float64).view_as(warped)
+        results.append((warped, *torch.autograd.grad(warped, (image, displacement), upstream)))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_warp_keeps_the_memory_format_of_features():
+    features = torch.randn(1, 4, 5, 6, 7).to(memory_format=torch.channels_last_3d)
+    warped = warp(features, torch.rand(1, 3, 5, 6, 7))
+    assert warped.is_contiguous(memory_format=torch.channels_last_3d)
