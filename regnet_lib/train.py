@@ -22,9 +22,10 @@ from regnet_lib.checkpoint import Progress, load_checkpoint, save_checkpoint
 from regnet_lib.data import BadInputError, Dataset, open_dataset
 from regnet_lib.data.nifti import write_atomically
 from regnet_lib.experiments import Experiment
+from regnet_lib.losses import Objective
 from regnet_lib.machine import choose_device, peak_memory_mib
 from regnet_lib.models import create_model
-from regnet_lib.models.sizes import run_at_valid_size
+from regnet_lib.models.sizes import pad_to_valid_size, run_at_valid_size
 from regnet_lib.paths import runs_folder
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -102,6 +103,7 @@ def train(
         lr=experiment.optimiser.learning_rate,
         betas=experiment.optimiser.betas,
         weight_decay=experiment.optimiser.weight_decay,
+        amsgrad=experiment.optimiser.amsgrad,
     )
     done = Progress(0, 0.0, 0.0)
     if resume and (folder / CHECKPOINT).exists():
@@ -133,8 +135,7 @@ def train(
             with torch.autocast(
                 target.type, torch.bfloat16, enabled=experiment.precision == "bfloat16"
             ):
-                displacement = run_at_valid_size(model, moving, fixed).displacement
-            loss, parts = experiment.objective(displacement, moving, fixed)
+                loss, parts = _loss(model, experiment.objective, moving, fixed)
             values = {name: float(value) for name, value in parts.items()}
             _require_finite(experiment.name, step, ids, values)
             optimiser.zero_grad(set_to_none=True)
@@ -156,6 +157,22 @@ def train(
         if step > done.step:
             save()
     return TrainingResult(folder, step, batches.steps, elapsed())
+
+
+def _loss(
+    model: nn.Module, objective: Objective, moving: Tensor, fixed: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective of the registration, or the model's own `training_loss` if it has one.
+
+    That is for methods which train on more than one field per pair (CycleMorph), or on pairs of
+    their own (Eppenhof).
+    """
+    if hasattr(model, "training_loss"):
+        padded_moving, padded_fixed, _ = pad_to_valid_size(model, moving, fixed)
+        return model.training_loss(objective, padded_moving, padded_fixed)
+    displacement = run_at_valid_size(model, moving, fixed).displacement
+    with torch.autocast(moving.device.type, enabled=False):
+        return objective(displacement, moving, fixed)
 
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, object]]:

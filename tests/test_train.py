@@ -12,7 +12,13 @@ import torch
 
 from regnet_lib.checkpoint import load_weights, save_weights
 from regnet_lib.data import BadInputError
-from regnet_lib.experiments import EXPERIMENTS, LinearDecay, find_experiment
+from regnet_lib.experiments import (
+    EXPERIMENTS,
+    LinearDecay,
+    PolynomialDecay,
+    StepDecay,
+    find_experiment,
+)
 from regnet_lib.losses import Objective
 from regnet_lib.models import create_model
 from regnet_lib.train import CHECKPOINT, LOG, TrainingDivergedError, train
@@ -92,6 +98,14 @@ def test_bfloat16_keeps_displacement_loss_and_weights_in_float32(tmp_path):
     assert losses_of["bfloat16"] != losses_of["float32"]
 
 
+def test_a_model_may_train_on_a_loss_of_its_own(tmp_path):
+    experiment = replace(SMALL, model="cyclemorph")
+    train(experiment, folder=tmp_path, epochs=1, progress=False)
+    log = pd.read_csv(tmp_path / LOG)
+    assert {"loss", "local_ncc", "diffusion", "cycle", "identity"} <= set(log.columns)
+    assert len(log) == 3
+
+
 def test_an_existing_run_is_not_touched(tmp_path):
     train(SMALL, folder=tmp_path, epochs=1, progress=False)
     before = (tmp_path / LOG).read_bytes()
@@ -166,6 +180,27 @@ def test_the_papers_learning_rate_schedule():
     released = LinearDecay(50, 310, 0.0)
     assert 1e-4 * released.factor(100) == pytest.approx(8.08e-5, rel=1e-3)
     assert 1e-4 * released.factor(300) == pytest.approx(3.85e-6, rel=1e-2)
+
+
+def test_step_and_polynomial_decay():
+    assert [StepDecay(20).factor(epoch) for epoch in (0, 19, 20, 199)] == [1, 1, 0.5, 0.5**9]
+    assert PolynomialDecay(500).factor(0) == 1
+    assert PolynomialDecay(500).factor(250) == pytest.approx(0.5**0.9)
+    assert PolynomialDecay(500).factor(500) == 0
+
+
+def test_every_experiment_builds_its_model():
+    """Without memory for its weights."""
+    seen = set()
+    for experiment in EXPERIMENTS.values():
+        options = str(sorted(experiment.model_options.items()))
+        if (experiment.model, options) in seen:
+            continue
+        seen.add((experiment.model, options))
+        with torch.device("meta"):
+            model = create_model(experiment.model, **experiment.model_options)
+        trained = any(weights.requires_grad for weights in model.parameters())
+        assert trained == (experiment.epochs > 0 or bool(experiment.weights_of)), experiment.name
 
 
 def test_unknown_experiments_list_the_near_ones():

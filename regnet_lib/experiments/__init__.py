@@ -7,10 +7,20 @@
 
 from difflib import get_close_matches
 
-from regnet_lib.experiments import lganetpp, teaching
-from regnet_lib.experiments.experiment import Experiment, LinearDecay, Optimiser
+from regnet_lib.experiments import ad_regnet, lganetpp, teaching
+from regnet_lib.experiments.experiment import (
+    Experiment,
+    LinearDecay,
+    Optimiser,
+    PolynomialDecay,
+    StepDecay,
+)
 
-TABLES: dict[str, tuple[Experiment, ...]] = {**lganetpp.TABLES, **teaching.TABLES}
+TABLES: dict[str, tuple[Experiment, ...]] = {
+    **ad_regnet.TABLES,
+    **lganetpp.TABLES,
+    **teaching.TABLES,
+}
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment for table in TABLES.values() for experiment in table
@@ -25,4 +35,13 @@ def find_experiment(name: str) -> Experiment:
     raise ValueError(f"expected the name of an experiment, got {name!r}. Near: {', '.join(near)}.")
 
 
-__all__ = ["EXPERIMENTS", "TABLES", "Experiment", "LinearDecay", "Optimiser", "find_experiment"]
+__all__ = [
+    "EXPERIMENTS",
+    "TABLES",
+    "Experiment",
+    "LinearDecay",
+    "Optimiser",
+    "PolynomialDecay",
+    "StepDecay",
+    "find_experiment",
+]

@@ -25,13 +25,38 @@ class LinearDecay:
 
 
 @dataclass(frozen=True)
+class StepDecay:
+    """Learning-rate factor: times `step_factor` after every `epochs` epochs."""
+
+    epochs: int
+    step_factor: float = 0.5
+
+    def factor(self, epoch: int) -> float:
+        """Factor during epoch number `epoch`, counted from 0."""
+        return self.step_factor ** (epoch // self.epochs)
+
+
+@dataclass(frozen=True)
+class PolynomialDecay:
+    """Learning-rate factor (1 - epoch / end_epoch)^power, the schedule of TransMorph."""
+
+    end_epoch: int
+    power: float = 0.9
+
+    def factor(self, epoch: int) -> float:
+        """Factor during epoch number `epoch`, counted from 0."""
+        return max(1 - epoch / self.end_epoch, 0.0) ** self.power
+
+
+@dataclass(frozen=True)
 class Optimiser:
-    """Adam and its schedule."""
+    """Adam and its schedule; `amsgrad` keeps the largest second moment (Reddi et al., 2018)."""
 
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
-    decay: LinearDecay | None = None
+    decay: LinearDecay | StepDecay | PolynomialDecay | None = None
+    amsgrad: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,10 +100,13 @@ class Experiment:
 
 
 def at_spacing(experiment: Experiment, spacing_mm: int, shape: tuple[int, int, int]) -> Experiment:
-    """The same experiment on coarser volumes, of the given shape."""
-    sides = "x".join(map(str, shape))
+    """The same experiment on coarser volumes; `shape` is theirs at 1 mm."""
+    coarser = tuple(side // spacing_mm for side in shape)
+    sides = "x".join(map(str, coarser))
+    options = dict(experiment.model_options)
     return replace(
         experiment,
+        model_options=options | ({"shape": coarser} if "shape" in options else {}),
         name=f"{experiment.name}.{spacing_mm}mm",
         dataset_options={"spacing_mm": spacing_mm},
         faithful=False,

@@ -36,10 +36,22 @@ class Method:
     model_options: Mapping[str, object] = field(default_factory=dict)
     objective: Objective = Objective()
     optimiser: Optimiser = PAPER_OPTIMISER
+    sized: bool = False  # the model wants to know the shape of its training images
     notes: str = "LGANet++ 3.1.4: all methods trained under the same conditions (3.1.2)."
 
 
+_COMPARED = {"preset": "lganet"}  # the configuration in the repository of LGANet++
 VOXELMORPH = Method("voxelmorph2", "VoxelMorph", "voxelmorph2")
+BASELINES = (
+    VOXELMORPH,
+    Method("pivit", "PIViT", "pivit"),
+    Method("prnetpp", "PRNet++", "prnetpp", {**_COMPARED, "compat": True}),
+    Method("pcnet", "PCNet", "pcnet", _COMPARED),
+    Method("modet", "ModeT", "modet", _COMPARED),
+    Method("corrmlp", "CorrMLP", "corrmlp"),
+    Method("groupmorph", "GroupMorph", "groupmorph", {**_COMPARED, "compat": True}, sized=True),
+    Method("rdp", "RDP", "rdp"),
+)
 LGANET = Method(
     "lganet",
     "LGANet (Ours)",
@@ -66,7 +78,14 @@ PAPER = Method(
     {"variant": "paper"},
     notes="LGANet++ sections 2 and 3.1.2 as written; no weight decay, no half-voxel zoom.",
 )
-METHODS = (VOXELMORPH, LGANET, OFFICIAL, PAPER)
+METHODS = (*BASELINES, LGANET, OFFICIAL, PAPER)
+SHAPES = {
+    "lpba40": (144, 176, 144),
+    "ixi": (96, 112, 80),
+    "oasis": (96, 112, 80),
+    "abdomen_ctmr": (144, 160, 192),
+    "lung_ct": (96, 192, 192),
+}
 
 
 def _experiment(
@@ -81,7 +100,10 @@ def _experiment(
         f"lganetpp.{table}.{method.name}",
         row=method.row,
         model=method.model,
-        model_options=method.model_options,
+        model_options={
+            **method.model_options,
+            **({"shape": SHAPES[dataset]} if method.sized else {}),
+        },
         dataset=dataset,
         dataset_options=dataset_options or {},
         objective=method.objective,
@@ -121,11 +143,10 @@ _DESCENT = _untrained(
     "network; three levels, 80, 60 and 30 iterations (our choice).",
 )
 _on_lpba40 = partial(_experiment, "table2", "lpba40")
-_LPBA40_SHAPES = {2: (72, 88, 72), 4: (36, 44, 36)}
 
 
 def _at(spacing_mm: int, experiment: Experiment) -> Experiment:
-    return at_spacing(experiment, spacing_mm, _LPBA40_SHAPES[spacing_mm])
+    return at_spacing(experiment, spacing_mm, SHAPES["lpba40"])
 
 
 TABLE2 = (
@@ -133,10 +154,7 @@ TABLE2 = (
     _SYN,
     _DESCENT,
     *map(_on_lpba40, METHODS),
-    *(
-        _at(2, experiment)
-        for experiment in (_IDENTITY, _DESCENT, *map(_on_lpba40, (VOXELMORPH, OFFICIAL, PAPER)))
-    ),
+    *(_at(2, experiment) for experiment in (_IDENTITY, _DESCENT, *map(_on_lpba40, METHODS))),
     shortened(_at(2, _on_lpba40(VOXELMORPH)), epochs=40, precision="float32"),
     *(shortened(_at(2, _on_lpba40(method))) for method in (OFFICIAL, PAPER)),
 )

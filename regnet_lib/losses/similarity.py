@@ -9,6 +9,8 @@ of all published code. Background windows count as 0, so the loss of an image wi
 but 1 - (textured share of the volume): 0.595 on an LPBA40 brain.
 
     loss = local_ncc(warped, fixed, window=9)   # (B, C, D, H, W) twice -> scalar
+
+Global correlation (AD-RegNet equation 20) is one number per image: `global_ncc`.
 """
 
 import torch
@@ -30,6 +32,26 @@ def mse(warped: Image, fixed: Image) -> Float[Tensor, ""]:
     return F.mse_loss(warped, fixed)
 
 
+def global_ncc(warped: Image, fixed: Image) -> Float[Tensor, ""]:
+    """1 - normalised cross-correlation over all voxels (AD-RegNet eqs. 17 and 20), 0 to 2.
+
+    The mean over batch and channels. A constant image correlates with nothing: it counts as 1, with
+    a gradient of 0. In float32 at least, also under autocast.
+    """
+    _require_same_shape("global_ncc", warped, fixed)
+    dtype = wide_type(warped, fixed)
+    # (B, C, *shape) -> (B, C, voxels)
+    a, b = warped.to(dtype).flatten(2), fixed.to(dtype).flatten(2)
+    # What rounding leaves of a constant image minus its mean is no texture.
+    limit = (ROUNDING * torch.finfo(dtype).eps) ** 2
+    least_a, least_b = limit * a.detach().square().sum(2), limit * b.detach().square().sum(2)
+    a, b = a - a.mean(2, keepdim=True), b - b.mean(2, keepdim=True)
+    squares_a, squares_b = a.square().sum(2), b.square().sum(2)
+    flat = (squares_a <= least_a) | (squares_b <= least_b)
+    norm = (squares_a * squares_b).masked_fill(flat, 1).sqrt()
+    return 1 - ((a * b).sum(2).masked_fill(flat, 0) / norm).mean()
+
+
 def local_ncc(
     warped: Image, fixed: Image, window: int = 9, squared: bool = True
 ) -> Float[Tensor, ""]:
@@ -47,7 +69,7 @@ def local_ncc(
     _require_same_shape("local_ncc", warped, fixed)
     if window < 1 or window % 2 == 0:
         raise ValueError(f"local_ncc: expected an odd window of at least 1 voxel, got {window}.")
-    dtype = torch.promote_types(torch.promote_types(warped.dtype, fixed.dtype), torch.float32)
+    dtype = wide_type(warped, fixed)
     return 1 - _LocalCorrelation.apply(warped.to(dtype), fixed.to(dtype), window, squared)
 
 
@@ -55,18 +77,20 @@ class _LocalCorrelation(torch.autograd.Function):
     """Mean local correlation by shift-and-add window sums, with a hand-written backward.
 
     Five volumes are kept for the backward pass instead of the twenty-odd of the recorded graph.
-    Subtracting each image's mean first leaves every window's variance unchanged and removes the
-    cancellation that turns the sums of squares to noise for images far from zero.
+    Subtracting a constant from an image leaves every window's variance unchanged and removes the
+    cancellation that turns the sums of squares to noise for images far from zero. The median is a
+    better constant than the mean: it is close to the background, whose weak texture would
+    drown first.
     """
 
     @staticmethod
     def forward(ctx, warped: Tensor, fixed: Tensor, window: int, squared: bool) -> Tensor:
-        # The padding stays 0 in the original intensities, hence -mean after the shift.
+        # The padding stays 0 in the original intensities, hence -median after the shift.
         axes = warped.ndim - 2
         voxels = window**axes
-        warped_mean, fixed_mean = warped.mean(), fixed.mean()
-        a = _pad(warped, window, axes) - warped_mean
-        b = _pad(fixed, window, axes) - fixed_mean
+        warped_shift, fixed_shift = _typical(warped), _typical(fixed)
+        a = _pad(warped, window, axes) - warped_shift
+        b = _pad(fixed, window, axes) - fixed_shift
         sums = window_sum(torch.stack([a, b, a * a, b * b, a * b]), window, axes)
         sum_a, sum_b, sum_aa, sum_bb, sum_ab = sums.unbind(0)
         cross = sum_ab - sum_a * sum_b / voxels
@@ -79,7 +103,7 @@ class _LocalCorrelation(torch.autograd.Function):
         variance_a.masked_fill_(flat_a, 0)
         variance_b.masked_fill_(flat_b, 0)
         cross.masked_fill_(flat_a | flat_b, 0)
-        ctx.window, ctx.squared, ctx.means = window, squared, (warped_mean, fixed_mean)
+        ctx.window, ctx.squared, ctx.shifts = window, squared, (warped_shift, fixed_shift)
         ctx.save_for_backward(warped, fixed, sum_a, sum_b, cross, variance_a, variance_b)
         product = variance_a * variance_b + EPSILON
         return (cross * cross / product if squared else cross * product.rsqrt()).mean()
@@ -97,7 +121,7 @@ class _LocalCorrelation(torch.autograd.Function):
             by_product = -0.5 * cross * by_cross / product
         axes = warped.ndim - 2
         voxels = ctx.window**axes
-        images = (warped - ctx.means[0], fixed - ctx.means[1])
+        images = (warped - ctx.shifts[0], fixed - ctx.shifts[1])
         terms = ((sum_a, variance_b), (sum_b, variance_a))
         gradients: list[Tensor | None] = [None, None]
         for one, other in ((0, 1), (1, 0)):
@@ -138,11 +162,22 @@ def window_sum(image: Tensor, window: int, axes: int) -> Tensor:
     return image
 
 
+def _typical(image: Tensor) -> Tensor:
+    """The median intensity, of every seventh voxel: exact enough, and cheap."""
+    return image.flatten()[::7].median()
+
+
 def _pad(image: Tensor, window: int, axes: int) -> Tensor:
     return F.pad(image, [window // 2] * (2 * axes))
 
 
+def wide_type(warped: Tensor, fixed: Tensor) -> torch.dtype:
+    """The wider type of both images, float32 at least."""
+    return torch.promote_types(torch.promote_types(warped.dtype, fixed.dtype), torch.float32)
+
+
 def _require_same_shape(function: str, warped: Tensor, fixed: Tensor) -> None:
+    """Refuse two images of different shapes: broadcasting would compare what does not belong."""
     if warped.shape != fixed.shape:
         raise ValueError(
             f"{function}: expected two images of one shape, got {tuple(warped.shape)} and "

@@ -1,4 +1,4 @@
-"""Registration without training: gradient descent in PyTorch, and SyN through ANTs.
+"""Registration without training: gradient descent in PyTorch, and SyN through ANTs or DIPY.
 
 registration = create_model("gradient_descent")(moving, fixed)   # (1, 1, D, H, W) each
 """
@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
@@ -48,32 +49,53 @@ class GradientDescent(nn.Module):
 
 
 class SyN(nn.Module):
-    """Symmetric normalisation (Avants et al., 2008) through antspyx: affine, then deformable.
+    """Symmetric normalisation (Avants et al., 2008), through antspyx or DIPY.
 
-    The call is the one of the LGANet++ authors' `ANTs_Reg.py`: `ants.registration` with
-    `type_of_transform="SyN"` and all defaults, on whole volumes. Ours fixes the seed of the random
-    sampling in the affine stage, runs on one thread so that sums repeat too, and returns affine and
-    warp composed into one displacement. Without that the mean Dice on LPBA40 moves by up to 0.1
-    points from run to run; antspyx accepts the argument `random_seed` and ignores it.
+    `engine="ants"`: affine, then deformable. The call is the one of the LGANet++ authors'
+    `ANTs_Reg.py`: `ants.registration` with `type_of_transform="SyN"` and all defaults, on whole
+    volumes. Ours fixes the seed of the random sampling in the affine stage, runs on one thread so
+    that sums repeat too, and returns affine and warp composed into one displacement. Without that
+    the mean Dice on LPBA40 moves by up to 0.1 points from run to run; antspyx accepts the argument
+    `random_seed` and ignores it.
 
-    Needs the extra `classical`. Images of any size; voxels are taken as 1 mm cubes.
+    `engine="dipy"`: deformable only, so the images must be roughly aligned;
+    `SymmetricDiffeomorphicRegistration` with the local correlation of `CCMetric` and all defaults.
+    Nothing in it is random. Sides of at least 40 voxels, so that the windows fit on the coarsest
+    level. For where antspyx has no wheel.
+
+    The two are different programs with different defaults: a table names the one it used.
+
+    Needs the extra `classical`. Voxels are taken as 1 mm cubes.
+
+    Args:
+        seed: of the random sampling of ANTs; DIPY has none.
     """
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, seed: int = 1, engine: Literal["ants", "dipy"] = "ants") -> None:
         super().__init__()
+        if engine not in ("ants", "dipy"):
+            raise ValueError(f"SyN: expected engine 'ants' or 'dipy', got {engine!r}.")
         self.seed = seed
+        self.engine = engine
+
+    def valid_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The nearest shape at least as large that the engine takes."""
+        smallest = 40 if self.engine == "dipy" else 1
+        return tuple(max(side, smallest) for side in shape)
 
     def forward(self, moving: Image, fixed: Image) -> Registration:
-        displacements = [self._register(m[0], f[0]) for m, f in zip(moving, fixed, strict=True)]
-        return Registration(torch.stack(displacements).to(fixed))
+        register = {"ants": self._register_ants, "dipy": self._register_dipy}[self.engine]
+        pairs = zip(_arrays(moving), _arrays(fixed), strict=True)
+        # both programs put the components last
+        fields = [np.moveaxis(register(*pair), -1, 0) for pair in pairs]
+        return Registration(torch.from_numpy(np.stack(fields)).to(fixed))
 
-    def _register(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    def _register_ants(self, moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
         import tempfile
 
         with tempfile.TemporaryDirectory(prefix="regnet-syn-") as folder, _repeatable(self.seed):
             ants = _import_ants()
-            fixed_image = ants.from_numpy(fixed.detach().cpu().numpy().astype(np.float32))
-            moving_image = ants.from_numpy(moving.detach().cpu().numpy().astype(np.float32))
+            fixed_image, moving_image = ants.from_numpy(fixed), ants.from_numpy(moving)
             result = ants.registration(
                 fixed_image, moving_image, type_of_transform="SyN", outprefix=f"{folder}/"
             )
@@ -85,8 +107,24 @@ class SyN(nn.Module):
             )
             # Unit spacing, no origin and identity directions make millimetres equal voxels, with
             # components in array order.
-            field = ants.image_read(composed).numpy()
-        return torch.from_numpy(np.moveaxis(field, -1, 0).copy())
+            return ants.image_read(composed).numpy()
+
+    def _register_dipy(self, moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+        try:
+            from dipy.align import VerbosityLevels
+            from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
+            from dipy.align.metrics import CCMetric
+        except ImportError as error:
+            raise _not_installed("dipy") from error
+        registration = SymmetricDiffeomorphicRegistration(CCMetric(fixed.ndim))
+        registration.verbosity = VerbosityLevels.NONE
+        # Without voxel-to-world matrices the field is in voxels, in array order.
+        return registration.optimize(fixed, moving).get_forward_field()
+
+
+def _arrays(images: Image) -> list[np.ndarray]:
+    """`(B, 1, *shape)` -> B arrays of float32."""
+    return list(images[:, 0].detach().cpu().numpy().astype(np.float32))
 
 
 @contextmanager
@@ -116,8 +154,12 @@ def _import_ants():
     try:
         import ants
     except ImportError as error:
-        raise ModuleNotFoundError(
-            "syn: expected the package antspyx, which is not installed. Install the extra: "
-            "pip install 'regnet_lib[classical]'."
-        ) from error
+        raise _not_installed("antspyx") from error
     return ants
+
+
+def _not_installed(package: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(
+        f"syn: expected the package {package}, which is not installed. Install the extra: "
+        "pip install 'regnet_lib[classical]'."
+    )

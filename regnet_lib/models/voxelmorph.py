@@ -1,82 +1,54 @@
-"""VoxelMorph-2: the U-Net that every later method compares with.
+"""VoxelMorph: the U-Net that every later method compares with.
 
 Balakrishnan et al., "VoxelMorph: a learning framework for deformable medical image registration",
-IEEE TMI 2019, in the variant of the TransMorph repository (`VxmDense_2`), the "VoxelMorph-2" of
-the AD-RegNet and TransMorph tables: full resolution output, no integration, 301,411 parameters.
-The network sees both images as two channels.
+IEEE TMI 2019. Two networks, 1 and 2, which differ in the width of the last layers, and two
+published forms of each:
+
+| preset       | network       | parameters | what comes out                                       |
+|--------------|---------------|------------|------------------------------------------------------|
+| "transmorph" | `VoxelMorph1` | 274,387    | a displacement at full resolution                    |
+| "transmorph" | `VoxelMorph2` | 301,411    | the same; the rows of AD-RegNet Table III            |
+| "official"   | `VoxelMorph1` | 276,523    | a velocity, integrated at half resolution            |
+| "official"   | `VoxelMorph2` | 327,331    | the same; the default of the authors' repository     |
+
+Model card:
+
+- repositories: junyuchen245/TransMorph_Transformer_for_Medical_Image_Registration (MIT) and
+  voxelmorph/voxelmorph (Apache-2.0); compared with by AD-RegNet Table III and LGANet++ Tables 2
+  to 6;
+- sizes: sides that are multiples of 16;
+- deviations: none in the result. The official network 1 follows the widths that the article
+  gives, from memory; its repository has no preset for it.
 
     model = VoxelMorph2()
     registration = model(moving, fixed)   # (B, 1, D, H, W) twice, sides multiples of 16
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from regnet_lib.models.official_weights import KeyMap
 from regnet_lib.models.sizes import next_multiple, require_valid_images
-from regnet_lib.nn.blocks import ConvActivation
 from regnet_lib.nn.heads import DisplacementHead
+from regnet_lib.nn.unet import UNet
+from regnet_lib.spatial import integrate, resize
 from regnet_lib.types import Image, Registration
 
-ENCODER = (16, 32, 32, 32)
-DECODER = (32, 32, 32, 32)
-FULL_RESOLUTION = (32, 16, 16)
+PRESETS = ("transmorph", "official")
 
 
-class UNet(nn.Module):
-    """Encoder by strided convolutions, decoder by nearest-neighbour doubling and concatenation.
+class VoxelMorph(nn.Module):
+    """What both networks share (Balakrishnan et al., 2019).
 
-    Args:
-        inputs: channels of the input, which is itself the last skip connection.
-        encoder: channels after each halving of the grid.
-        decoder: channels before each doubling; as many as `encoder`.
-        full_resolution: channels of the convolutions at the size of the input.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        encoder: tuple[int, ...],
-        decoder: tuple[int, ...],
-        full_resolution: tuple[int, ...],
-    ) -> None:
-        super().__init__()
-        skips = (inputs, *encoder)
-        self.down = nn.ModuleList(
-            ConvActivation(less, more, stride=2) for less, more in pairwise(skips)
-        )
-        channels = encoder[-1]
-        self.up = nn.ModuleList()
-        for outputs, skip in zip(decoder, reversed(skips[:-1]), strict=True):
-            self.up.append(ConvActivation(channels, outputs))
-            channels = outputs + skip
-        self.full = nn.Sequential(
-            *(ConvActivation(less, more) for less, more in pairwise((channels, *full_resolution)))
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        skips = [images]
-        for down in self.down:
-            skips.append(down(skips[-1]))
-        features = skips.pop()
-        for up in self.up:
-            features = F.interpolate(up(features), scale_factor=2, mode="nearest")
-            features = torch.cat([features, skips.pop()], dim=1)
-        return self.full(features)
-
-
-class VoxelMorph2(nn.Module):
-    """VoxelMorph-2 (Balakrishnan et al., 2019), the variant of the TransMorph repository.
-
-    Sides must be multiples of 16.
+    With the preset "official", `extras["velocity"]` is the velocity at half resolution, whose
+    smoothness the authors' training asks for.
 
     Args:
-        encoder, decoder, full_resolution: channels, see `UNet`; the defaults are the published
-        ones.
+        encoder, decoder, full_resolution: channels, see `UNet`.
+        preset: "transmorph" or "official".
+        integration_steps: squarings of the official velocity; 0 takes it as a displacement.
     """
 
     official_keys = KeyMap(
@@ -84,19 +56,30 @@ class VoxelMorph2(nn.Module):
             (r"^unet_model\.downarm\.(\d)\.main", r"unet.down.\1.0"),
             (r"^unet_model\.uparm\.(\d)\.main", r"unet.up.\1.0"),
             (r"^unet_model\.extras\.(\d)\.main", r"unet.full.\1.0"),
+            (r"^unet_model\.encoder\.(\d)\.0\.main", r"unet.down.\1.0"),
+            (r"^unet_model\.decoder\.(\d)\.0\.main", r"unet.up.\1.0"),
+            (r"^unet_model\.remaining\.(\d)\.main", r"unet.full.\1.0"),
             (r"^flow\.", "head."),
         ),
     )
 
     def __init__(
         self,
-        encoder: tuple[int, ...] = ENCODER,
-        decoder: tuple[int, ...] = DECODER,
-        full_resolution: tuple[int, ...] = FULL_RESOLUTION,
+        encoder: tuple[int, ...],
+        decoder: tuple[int, ...],
+        full_resolution: tuple[int, ...],
+        preset: str,
+        integration_steps: int,
     ) -> None:
         super().__init__()
+        if preset not in PRESETS:
+            raise ValueError(
+                f"{type(self).__name__}: expected preset to be one of {PRESETS}, got {preset!r}."
+            )
+        self.preset = preset
+        self.integration_steps = integration_steps
         self.multiple = 2 ** len(encoder)
-        self.unet = UNet(2, encoder, decoder, full_resolution)
+        self.unet = UNet(2, encoder, decoder, full_resolution, pooled=preset == "official")
         self.head = DisplacementHead(full_resolution[-1], std=1e-5)
 
     def valid_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
@@ -105,5 +88,56 @@ class VoxelMorph2(nn.Module):
 
     def forward(self, moving: Image, fixed: Image) -> Registration:
         rule = f"sides that are multiples of {self.multiple}"
-        require_valid_images("VoxelMorph2", moving, fixed, self.valid_shape, rule)
-        return Registration(self.head(self.unet(torch.cat([moving, fixed], dim=1))))
+        require_valid_images(type(self).__name__, moving, fixed, self.valid_shape, rule)
+        field = self.head(self.unet(torch.cat([moving, fixed], dim=1)))
+        if self.preset == "transmorph":
+            return Registration(field)
+        shape = moving.shape[2:]
+        velocity = resize(field, [side // 2 for side in shape])
+        displacement = integrate(velocity, self.integration_steps, padding="zeros")
+        return Registration(resize(displacement, shape), (), {"velocity": velocity})
+
+
+class VoxelMorph1(VoxelMorph):
+    """VoxelMorph-1 (Balakrishnan et al., 2019), the lighter one; see `VoxelMorph`.
+
+    Args:
+        preset: "transmorph" (274,387 parameters) or "official" (276,523).
+        encoder, decoder, full_resolution: other channels than the preset's.
+    """
+
+    def __init__(
+        self,
+        preset: str = "transmorph",
+        encoder: tuple[int, ...] | None = None,
+        decoder: tuple[int, ...] = (32, 32, 32, 32),
+        full_resolution: tuple[int, ...] | None = None,
+        integration_steps: int = 7,
+    ) -> None:
+        official = preset == "official"
+        super().__init__(
+            encoder or ((16, 32, 32, 32) if official else (8, 32, 32, 32)),
+            decoder,
+            full_resolution or ((8, 8) if official else (32, 8, 8)),
+            preset,
+            integration_steps,
+        )
+
+
+class VoxelMorph2(VoxelMorph):
+    """VoxelMorph-2 (Balakrishnan et al., 2019); see `VoxelMorph`.
+
+    Args:
+        preset: "transmorph" (301,411 parameters) or "official" (327,331).
+        encoder, decoder, full_resolution: other channels than the published ones.
+    """
+
+    def __init__(
+        self,
+        preset: str = "transmorph",
+        encoder: tuple[int, ...] = (16, 32, 32, 32),
+        decoder: tuple[int, ...] = (32, 32, 32, 32),
+        full_resolution: tuple[int, ...] = (32, 16, 16),
+        integration_steps: int = 7,
+    ) -> None:
+        super().__init__(encoder, decoder, full_resolution, preset, integration_steps)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import binary_dilation
 
-from regnet_lib.losses import local_ncc, mse, window_sum
+from regnet_lib import metrics
+from regnet_lib.losses import global_ncc, local_ncc, mse, window_sum
 
 SHAPES = [(13, 15), (9, 11, 10)]
 both = pytest.mark.parametrize("shape", SHAPES, ids=["2-D", "3-D"])
@@ -322,3 +323,82 @@ class TestPrecisionAndDevice:
         warped, fixed = (image.float() for image in image_pair(shape))
         on_gpu = local_ncc(warped.cuda(), fixed.cuda(), 9, squared).cpu()
         torch.testing.assert_close(on_gpu, local_ncc(warped, fixed, 9, squared), rtol=1e-3, atol=0)
+
+
+class TestGlobalNcc:
+    @both
+    def test_is_one_minus_the_metric(self, shape):
+        warped, fixed = image_pair(shape)
+        expected = 1 - metrics.ncc(warped, fixed)
+        loss = global_ncc(warped, fixed)
+        assert loss.shape == () and loss.item() == pytest.approx(expected, abs=1e-12)
+        assert loss.item() == pytest.approx(
+            1 - np.corrcoef(warped.flatten(), fixed.flatten())[0, 1], abs=1e-12
+        )
+
+    @both
+    def test_extremes_and_invariance(self, shape):
+        warped, fixed = image_pair(shape)
+        assert global_ncc(warped, warped).item() == pytest.approx(0, abs=1e-12)
+        assert global_ncc(warped, -warped).item() == pytest.approx(2, abs=1e-12)
+        scaled = global_ncc(3 * warped - 800, 0.1 * fixed + 7)
+        torch.testing.assert_close(scaled, global_ncc(warped, fixed), rtol=0, atol=1e-9)
+
+    @both
+    def test_the_batch_is_the_mean_of_its_items(self, shape):
+        warped, fixed = image_pair(shape, batch=2, channels=2)
+        parts = [
+            global_ncc(warped[b : b + 1, c : c + 1], fixed[b : b + 1, c : c + 1])
+            for b in range(2)
+            for c in range(2)
+        ]
+        torch.testing.assert_close(global_ncc(warped, fixed), torch.stack(parts).mean())
+
+    @pytest.mark.parametrize("value", [0.0, 0.3, -1000.0])
+    def test_a_constant_image_counts_one_without_a_gradient(self, value):
+        texture = torch.rand(1, 1, 9, 8, 7, requires_grad=True)
+        constant = torch.full((1, 1, 9, 8, 7), value, requires_grad=True)
+        loss = global_ncc(constant, texture)
+        loss.backward()
+        assert loss.item() == 1
+        assert not constant.grad.any() and not texture.grad.any()
+
+    def test_faint_texture_is_texture(self):
+        warped, fixed = image_pair((9, 8, 7))
+        faint = global_ncc(1 + 1e-3 * warped.float(), fixed.float())
+        assert faint.item() == pytest.approx(global_ncc(warped, fixed).item(), rel=1e-3)
+
+    @pytest.mark.parametrize("shape", [(5, 4), (3, 4, 3)], ids=["2-D", "3-D"])
+    def test_gradcheck(self, shape):
+        images = [image.requires_grad_() for image in image_pair(shape, batch=2)]
+        assert torch.autograd.gradcheck(global_ncc, images)
+
+    def test_half_precision_is_computed_in_float32(self):
+        a, b = (image.bfloat16() for image in image_pair((9, 8, 7)))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = global_ncc(a, b)
+        assert loss.dtype == torch.float32 and torch.equal(loss, global_ncc(a.float(), b.float()))
+
+    @pytest.mark.usefixtures("unchecked")
+    def test_shapes_must_agree(self):
+        with pytest.raises(ValueError, match="global_ncc: .*one shape"):
+            global_ncc(torch.zeros(1, 1, 6, 7), torch.zeros(1, 1, 6, 1))
+
+
+def test_weak_texture_of_a_dark_background_counts():
+    """A tenth of a grey level on a nearly black background beside a bright object, in float32."""
+    generator = torch.Generator().manual_seed(0)
+    moving, fixed = 1e-4 * torch.rand(2, 1, 1, 24, 24, 24, generator=generator)
+    fixed[..., :8, :] = moving[..., :8, :] = 1.0
+    fixed = 1000 * fixed
+    exact = local_ncc(moving.double(), fixed.double(), 5)
+    torch.testing.assert_close(local_ncc(moving, fixed, 5).double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("window", [5, 9])
+def test_golden_of_the_transmorph_repository(goldens, window):
+    with np.load(goldens / "transmorph_losses" / "io.npz") as stored:
+        a, b = (torch.from_numpy(stored[f"in_{name}"]) for name in "ab")
+        expected = torch.from_numpy(stored[f"out_NCC_vxm_win{window}"])
+    torch.testing.assert_close(local_ncc(a, b, window) - 1, expected, rtol=1e-6, atol=1e-6)

@@ -1,12 +1,12 @@
-"""VoxelMorph-2 against the network of the TransMorph repository."""
+"""VoxelMorph against the networks of the TransMorph repository and of its authors."""
 
 import numpy as np
 import pytest
 import torch
 
 from regnet_lib.models.official_weights import load_official_state_dict
-from regnet_lib.models.voxelmorph import VoxelMorph2
-from regnet_lib.spatial import warp
+from regnet_lib.models.voxelmorph import VoxelMorph1, VoxelMorph2
+from regnet_lib.spatial import resize, warp
 
 
 def test_parameter_count_is_the_published_one():
@@ -78,3 +78,45 @@ def test_autocast_returns_float32_close_to_it():
             found = model(*images).displacement
     assert found.dtype == torch.float32
     assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+class TestOfficial:
+    """The network of the authors' repository: pooled, a velocity at half resolution."""
+
+    def test_parameter_counts(self):
+        counts = {
+            (kind, preset): sum(weights.numel() for weights in kind(preset).parameters())
+            for kind in (VoxelMorph1, VoxelMorph2)
+            for preset in ("transmorph", "official")
+        }
+        assert list(counts.values()) == [274_387, 276_523, 301_411, 327_331]
+
+    @pytest.mark.golden
+    def test_golden(self, goldens):
+        folder = goldens / "voxelmorph_official_diffeo"
+        with np.load(folder / "weights.npz") as stored:
+            state = {name: torch.from_numpy(stored[name]) for name in stored}
+        with np.load(folder / "io.npz") as stored:
+            arrays = {name: torch.from_numpy(stored[name]) for name in stored}
+        model = VoxelMorph2("official").eval()
+        report = load_official_state_dict(model, state)
+        assert set(report.loaded) == set(state)
+        with torch.no_grad():
+            registration = model(arrays["in_source"], arrays["in_target"])
+        expected = arrays["out_pos_flow"]
+        torch.testing.assert_close(registration.displacement, expected, rtol=0, atol=1e-3)
+        velocity = registration.extras["velocity"]
+        torch.testing.assert_close(velocity, arrays["out_preint_flow"], rtol=0, atol=1e-3)
+        warped = warp(arrays["in_source"], registration.displacement)
+        torch.testing.assert_close(warped, arrays["out_warped"], rtol=0, atol=1e-4)
+
+    def test_without_integration_the_velocity_is_the_displacement(self):
+        torch.manual_seed(0)
+        model = VoxelMorph1("official", integration_steps=0)
+        registration = model(*torch.rand(2, 1, 1, 16, 16, 16))
+        velocity = registration.extras["velocity"]
+        torch.testing.assert_close(registration.displacement, resize(velocity, (16, 16, 16)))
+
+    def test_presets_are_checked(self):
+        with pytest.raises(ValueError, match=r"VoxelMorph1.*'official'.*got 'pooled'"):
+            VoxelMorph1("pooled")
