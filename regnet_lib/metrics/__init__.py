@@ -20,6 +20,7 @@ from regnet_lib.metrics.statistics import (
 )
 from regnet_lib.metrics.summary import Summary, summarize
 from regnet_lib.metrics.surface import assd, hd95, surface_distances_mm
+from regnet_lib.metrics.surface_elements import element_distances_mm, element_sizes
 
 __all__ = [
     "JacobianStatistics",
@@ -28,6 +29,8 @@ __all__ = [
     "assd",
     "bootstrap_interval",
     "dice",
+    "element_distances_mm",
+    "element_sizes",
     "hd95",
     "holm",
     "jacobian_statistics",

@@ -5,7 +5,8 @@ label. Each surface voxel of one map looks for the nearest one of the other map,
 
 `hd95` has three definitions in published code and one pair gives 2.50, 2.68 or 2.85 mm, so it is
 named: `medpy` (default; the LGANet code) takes the 95th percentile of both directions pooled, `max`
-(MONAI) the larger of the two directed percentiles.
+(MONAI) the larger of the two directed percentiles, `area` (Learn2Reg) the larger of the two after
+weighting every piece of the surface by its area (`surface_elements.py`).
 
     scores = hd95(warped_labels, fixed_labels, ids, spacing_mm=(1.0, 1.0, 1.0))   # (len(ids),) mm
 """
@@ -16,6 +17,9 @@ from typing import Literal
 import numpy as np
 
 from regnet_lib.metrics.labels import LabelMap, as_pair, require_distinct, to_index
+from regnet_lib.metrics.surface_elements import element_distances_mm, hd95_by_area
+
+CONVENTIONS = ("medpy", "max", "area")
 
 
 def hd95(
@@ -24,9 +28,14 @@ def hd95(
     ids: Sequence[int],
     spacing_mm: Sequence[float],
     *,
-    convention: Literal["medpy", "max"] = "medpy",
+    convention: Literal["medpy", "max", "area"] = "medpy",
 ) -> np.ndarray:
     """95th percentile Hausdorff distance per id in mm; NaN where a map lacks the id."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f"hd95: expected convention in {CONVENTIONS}, got {convention!r}.")
+    if convention == "area":
+        elements = element_distances_mm(warped_labels, fixed_labels, ids, spacing_mm)
+        return np.array([hd95_by_area(each) for each in elements])
     distances = surface_distances_mm(warped_labels, fixed_labels, ids, spacing_mm)
     return np.array([hd95_of(pair, convention) for pair in distances])
 
@@ -46,14 +55,17 @@ DirectedDistances = tuple[np.ndarray, np.ndarray]
 
 
 def hd95_of(distances: DirectedDistances, convention: Literal["medpy", "max"] = "medpy") -> float:
-    """HD95 of one label from its two lists of directed distances."""
+    """HD95 of one label from its two lists of directed distances between surface voxels."""
     if min(len(direction) for direction in distances) == 0:
         return float("nan")
     if convention == "medpy":
         return float(np.percentile(np.concatenate(distances), 95))
     if convention == "max":
         return float(max(np.percentile(direction, 95) for direction in distances))
-    raise ValueError(f"hd95: expected convention='medpy' or 'max', got {convention!r}.")
+    raise ValueError(
+        f"hd95_of: expected convention='medpy' or 'max', got {convention!r}. Areas need the label "
+        "maps: hd95(..., convention='area')."
+    )
 
 
 def assd_of(distances: DirectedDistances) -> float:

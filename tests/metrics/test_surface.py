@@ -9,6 +9,7 @@ from medpy.metric.binary import hd95 as medpy_hd95
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from regnet_lib.metrics import assd, hd95, surface_distances_mm
+from regnet_lib.metrics.surface import hd95_of
 
 CASES = [((24, 30), (0.97, 2.5)), ((14, 16, 15), (2.5, 0.97, 1.2))]
 both = pytest.mark.parametrize("shape, spacing", CASES, ids=["2-D", "3-D"])
@@ -55,8 +56,11 @@ class TestErrors:
 
     def test_convention(self):
         labels = boxes((6, 6), ((1, 1), (4, 4)))
-        with pytest.raises(ValueError, match="convention='medpy' or 'max', got 'area'"):
-            hd95(labels, labels, [1], (1.0, 1.0), convention="area")
+        with pytest.raises(ValueError, match="'medpy', 'max', 'area'.*got 'mean'"):
+            hd95(labels, labels, [1], (1.0, 1.0), convention="mean")
+        pair = surface_distances_mm(labels, labels, [1], (1.0, 1.0))[0]
+        with pytest.raises(ValueError, match=r"hd95\(..., convention='area'\)"):
+            hd95_of(pair, "area")
 
     def test_float_labels_and_repeated_ids(self):
         labels = boxes((6, 6), ((1, 1), (4, 4)))
