@@ -2,7 +2,8 @@
 
     folder = evaluate(EXPERIMENTS["lganetpp.table2.identity"])   # results/<experiment>/<run>/
 
-Per structure: dice, precision, recall (fractions), hd95, assd (mm). Per case: the three folding
+Per structure: dice, precision, recall (fractions), hd95, assd (mm). Per landmark, numbered from 1:
+tre_mm. Per case: landmarks outside the grid, where there are landmarks; the three folding
 fractions, the local correlation loss, seconds of the registration alone. Labels are warped with the
 nearest neighbour, and through the half-voxel zoom where the experiment's objective uses it: a field
 trained one way has to be evaluated the same way.
@@ -20,16 +21,23 @@ from tqdm import tqdm
 
 from regnet_lib import machine
 from regnet_lib.checkpoint import load_weights
-from regnet_lib.data import BadInputError, Case, open_dataset
+from regnet_lib.data import BadInputError, Case, landmarks_outside, open_dataset
 from regnet_lib.experiments import Experiment
 from regnet_lib.losses import local_ncc
+from regnet_lib.metrics.landmarks import tre_mm
 from regnet_lib.metrics.overlap import overlap_counts
 from regnet_lib.metrics.surface import assd_of, hd95_of, surface_distances_mm
 from regnet_lib.models import create_model
 from regnet_lib.models.sizes import run_at_valid_size
 from regnet_lib.paths import runs_folder
 from regnet_lib.results import COLUMNS, WHOLE, new_run_id, write_run
-from regnet_lib.spatial import folding_fraction, warp, warp_labels
+from regnet_lib.spatial import (
+    folding_fraction,
+    half_voxel_zoom,
+    identity_grid,
+    warp,
+    warp_labels,
+)
 from regnet_lib.train import CHECKPOINT, LOG
 from regnet_lib.types import Displacement
 
@@ -37,6 +45,7 @@ PROTOCOL = {
     "label_warp": "nearest",
     "absent_labels": "nan",
     "hd95": "pooled 95th percentile (medpy)",
+    "tre_mm": "continuous positions, all landmarks; outside the grid the nearest displacement",
     "folding": "forward (det < 0, cropped), central (np.gradient, det <= 0), digital (8 corners)",
 }
 
@@ -127,6 +136,8 @@ def measure(
     if case.moving_labels is not None and case.fixed_labels is not None:
         warped = warp_labels(case.moving_labels, displacement, zoomed=zoomed)[region]
         records += _label_records(case, warped, case.fixed_labels[region])
+    if case.moving_landmarks is not None and case.fixed_landmarks is not None:
+        records += _landmark_records(case, displacement, zoomed=zoomed)
     image = warp(case.moving, displacement, zoomed=zoomed)[region]
     whole = {
         "local_ncc_loss": (float(local_ncc(image, case.fixed[region])), "1"),
@@ -155,6 +166,27 @@ def _label_records(
         (case.id, str(label), metric, float(value), unit)
         for (metric, unit), values in columns.items()
         for label, value in zip(case.label_ids, values, strict=True)
+    ]
+
+
+def _landmark_records(
+    case: Case, displacement: Displacement, *, zoomed: bool
+) -> list[tuple[str, str, str, float, str]]:
+    """One error per landmark. A landmark outside the grid gets the nearest displacement."""
+    if zoomed:  # where the zoomed warp looks, as an ordinary displacement
+        grid = identity_grid(case.shape)
+        displacement = half_voxel_zoom(grid + displacement, case.shape) - grid
+    last = torch.tensor(case.shape) - 1.0
+    inside = case.fixed_landmarks.clamp(min=torch.zeros_like(last), max=last)
+    moving = case.moving_landmarks - (case.fixed_landmarks - inside)
+    errors = tre_mm(moving, inside, displacement, case.spacing_mm)
+    outside = (case.id, WHOLE, "landmarks_outside", float(landmarks_outside(case)), "1")
+    return [
+        *(
+            (case.id, str(number), "tre_mm", float(error), "mm")
+            for number, error in enumerate(errors, start=1)
+        ),
+        outside,
     ]
 
 

@@ -8,17 +8,23 @@ for case_id in dataset.ids("test"):
 import os
 from typing import Protocol, runtime_checkable
 
+from regnet_lib.data.abdomen_ctmr import AbdomenCTMR, write_fake_abdomen_ctmr
 from regnet_lib.data.case import Case
+from regnet_lib.data.dirlab import DIRLab, write_fake_dirlab
+from regnet_lib.data.elastix_lung_ct import ElastixLungCT, write_fake_elastix_lung_ct
 from regnet_lib.data.folders import has_dataset
 from regnet_lib.data.ixi import IXI, write_fake_ixi
 from regnet_lib.data.ixi_hh_2mm import IXIHammersmith, write_fake_ixi_hh_2mm
 from regnet_lib.data.ixi_transmorph import IXITransMorph, write_fake_ixi_transmorph
+from regnet_lib.data.landmarks import landmarks_outside
 from regnet_lib.data.lpba40 import LPBA40, write_fake_lpba40
+from regnet_lib.data.lung_ct import LungCT, write_fake_lung_ct
 from regnet_lib.data.msd_hippocampus import Hippocampus, write_fake_hippocampus
 from regnet_lib.data.nifti import BadInputError, Volume, read_volume, write_volume
 from regnet_lib.data.oasis import OASIS, write_fake_oasis
 from regnet_lib.data.oasis_samples import OASISSamples, write_fake_oasis_samples
 from regnet_lib.data.phantoms import Phantoms, phantom_pair
+from regnet_lib.data.prostate_mr_us import ProstateMRUS, write_fake_prostate_mr_us
 
 
 @runtime_checkable
@@ -37,14 +43,19 @@ class Dataset(Protocol):
 DATASETS = {
     adapter.name: adapter
     for adapter in (
+        AbdomenCTMR,
+        DIRLab,
+        ElastixLungCT,
         Hippocampus,
         IXI,
         IXIHammersmith,
         IXITransMorph,
         LPBA40,
+        LungCT,
         OASIS,
         OASISSamples,
         Phantoms,
+        ProstateMRUS,
     )
 }
 
@@ -74,25 +85,36 @@ __all__ = [
     "LPBA40",
     "MARKERS",
     "OASIS",
+    "AbdomenCTMR",
     "BadInputError",
     "Case",
+    "DIRLab",
     "Dataset",
+    "ElastixLungCT",
     "Hippocampus",
     "IXIHammersmith",
     "IXITransMorph",
+    "LungCT",
     "OASISSamples",
     "Phantoms",
+    "ProstateMRUS",
     "Volume",
     "available",
+    "landmarks_outside",
     "open_dataset",
     "phantom_pair",
     "read_volume",
+    "write_fake_abdomen_ctmr",
+    "write_fake_dirlab",
+    "write_fake_elastix_lung_ct",
     "write_fake_hippocampus",
     "write_fake_ixi",
     "write_fake_ixi_hh_2mm",
     "write_fake_ixi_transmorph",
     "write_fake_lpba40",
+    "write_fake_lung_ct",
     "write_fake_oasis",
     "write_fake_oasis_samples",
+    "write_fake_prostate_mr_us",
     "write_volume",
 ]

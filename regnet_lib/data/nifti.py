@@ -53,12 +53,7 @@ def read_volume(path: str | os.PathLike, *, labels: bool = False) -> Volume:
             f"{path}: expected one 3-D volume, found an array of shape {tuple(image.shape)}. "
             "Extract the volume you want to register first."
         )
-    affine = np.asarray(image.affine, dtype=float)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise BadInputError(
-            f"{path}: expected an invertible voxel-to-world matrix, found {affine.tolist()}. "
-            "Repair the qform or sform of the header."
-        )
+    affine = _invertible_affine(path, image)
     _require_memory(path, shape)
     array = _voxels(path, image).reshape(shape)
     if labels:
@@ -73,6 +68,28 @@ def read_volume(path: str | os.PathLike, *, labels: bool = False) -> Volume:
             "background value."
         )
     return Volume(array, affine)
+
+
+def read_masks(path: str | os.PathLike) -> tuple[Volume, ...]:
+    """Read a 3-D or 4-D NIfTI file of masks, one per volume, as int64 of 0 and 1.
+
+    Raises:
+        BadInputError: as `read_volume`, or values other than 0 and 1.
+    """
+    path = Path(path)
+    image = _open(path)
+    shape = (*image.shape, 1) if len(image.shape) == 3 else tuple(image.shape)
+    if len(shape) != 4 or min(shape[:3]) < 2 or shape[3] < 1:
+        raise BadInputError(
+            f"{path}: expected masks in a 3-D or 4-D file, found an array of shape "
+            f"{tuple(image.shape)}. Fetch it again."
+        )
+    affine = _invertible_affine(path, image)
+    _require_memory(path, shape)
+    array = _whole_numbers(path, _voxels(path, image).reshape(shape))
+    if array.max() > 1:
+        raise BadInputError(f"{path}: expected masks of 0 and 1, found the value {array.max()}.")
+    return tuple(Volume(array[..., index], affine) for index in range(shape[3]))
 
 
 def require_same_grid(
@@ -181,6 +198,16 @@ def _open(path: Path):
         raise BadInputError(
             f"{path}: the header is not that of a NIfTI file ({error}). Fetch or export it again."
         ) from error
+
+
+def _invertible_affine(path: Path, image) -> np.ndarray:
+    affine = np.asarray(image.affine, dtype=float)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise BadInputError(
+            f"{path}: expected an invertible voxel-to-world matrix, found {affine.tolist()}. "
+            "Repair the qform or sform of the header."
+        )
+    return affine
 
 
 def _voxels(path: Path, image) -> np.ndarray:

@@ -24,6 +24,18 @@ def crop(volume: Volume, margin_voxels: int) -> Volume:
     return Volume(np.ascontiguousarray(volume.array[inner]), volume.affine @ shift)
 
 
+def keep_slices(volume: Volume, first: int, stop: int, path: object) -> Volume:
+    """The slices `first` to `stop - 1` of the last axis; the origin moves to the first of them."""
+    if volume.array.shape[2] < stop:
+        raise BadInputError(
+            f"{path}: expected at least {stop} slices, found {volume.array.shape[2]}. Fetch it "
+            "again, or open the dataset without the crop."
+        )
+    shift = np.eye(4)
+    shift[2, 3] = first
+    return Volume(np.ascontiguousarray(volume.array[:, :, first:stop]), volume.affine @ shift)
+
+
 def pad_to(volume: Volume, shape: Sequence[int]) -> Volume:
     """Zeros around the volume up to `shape`; an odd one out goes to the end of the axis."""
     missing = [target - side for target, side in zip(shape, volume.array.shape, strict=True)]
@@ -68,6 +80,45 @@ def to_unit_range(volume: Volume, path: object) -> Volume:
     if highest <= 1 + 1e-3:
         return volume
     return Volume(volume.array / np.float32(255), volume.affine)
+
+
+def to_min_max(volume: Volume, path: object) -> Volume:
+    """The smallest intensity becomes 0, the largest 1."""
+    lowest, highest = float(volume.array.min()), float(volume.array.max())
+    if highest <= lowest:
+        raise BadInputError(
+            f"{path}: expected more than one intensity, found only {lowest:g}. Fetch it again."
+        )
+    scaled = (volume.array - np.float32(lowest)) / np.float32(highest - lowest)
+    return Volume(scaled.astype(np.float32, order="C"), volume.affine)
+
+
+def resample_to(
+    volume: Volume,
+    shape: Sequence[int],
+    affine: np.ndarray,
+    *,
+    fill: float = 0.0,
+    labels: bool = False,
+) -> Volume:
+    """The volume on another grid of the same world, linear (labels: nearest), `fill` outside.
+
+    Args:
+        shape, affine: of the new grid; affine maps its voxels to the world of `volume`.
+    """
+    from scipy.ndimage import affine_transform
+
+    to_voxels = np.linalg.inv(volume.affine) @ affine
+    array = affine_transform(
+        volume.array,
+        to_voxels[:3, :3],
+        to_voxels[:3, 3],
+        output_shape=tuple(shape),
+        order=0 if labels else 1,
+        mode="grid-constant",
+        cval=fill,
+    )
+    return Volume(array, affine)
 
 
 def halve_image(volume: Volume) -> Volume:

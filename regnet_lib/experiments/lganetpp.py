@@ -79,12 +79,13 @@ PAPER = Method(
     notes="LGANet++ sections 2 and 3.1.2 as written; no weight decay, no half-voxel zoom.",
 )
 METHODS = (*BASELINES, LGANET, OFFICIAL, PAPER)
+# In the axis order of the files; the paper prints some of them backwards, as SimpleITK does.
 SHAPES = {
     "lpba40": (144, 176, 144),
-    "ixi": (96, 112, 80),
-    "oasis": (96, 112, 80),
-    "abdomen_ctmr": (144, 160, 192),
-    "lung_ct": (96, 192, 192),
+    "ixi": (80, 112, 96),
+    "oasis": (80, 112, 96),
+    "abdomen_ctmr": (192, 160, 144),
+    "lung_ct": (192, 192, 96),
 }
 
 

@@ -9,10 +9,13 @@ from regnet_lib.data.preprocess import (
     crop,
     halve_image,
     halve_labels,
+    keep_slices,
     pad_to,
     reorient,
+    resample_to,
     shrink_image,
     shrink_labels,
+    to_min_max,
     to_unit_range,
 )
 
@@ -181,3 +184,48 @@ class TestShrink:
             beyond = image.array - stated
             assert beyond.min() == pytest.approx(0, abs=1e-5)
             assert beyond.max() == pytest.approx(1, abs=1e-5)
+
+
+class TestOtherGrids:
+    ramp = Volume(
+        np.indices((6, 7, 8)).sum(axis=0).astype(np.float32), np.diag([-2.0, 1.0, 3.0, 1.0])
+    )
+
+    def test_the_same_grid_changes_nothing(self):
+        found = resample_to(self.ramp, (6, 7, 8), self.ramp.affine)
+        np.testing.assert_array_equal(found.array, self.ramp.array)
+
+    def test_whole_voxels_move_exactly_and_the_rest_is_filled(self):
+        step = np.eye(4)
+        step[:3, 3] = (1, -2, 0)
+        found = resample_to(self.ramp, (6, 7, 8), self.ramp.affine @ step, fill=-9)
+        np.testing.assert_array_equal(found.array[:-1, 2:], self.ramp.array[1:, :-2])
+        assert (found.array[-1] == -9).all() and (found.array[:, :2] == -9).all()
+
+    def test_linear_between_voxels_and_nearest_for_labels(self):
+        finer = self.ramp.affine @ np.diag([0.25, 1, 1, 1])
+        found = resample_to(self.ramp, (21, 7, 8), finer)
+        np.testing.assert_allclose(found.array[:, 0, 0], np.arange(21) / 4, atol=1e-6)
+        labels = Volume(self.ramp.array.astype(np.int64), self.ramp.affine)
+        found = resample_to(labels, (21, 7, 8), finer, labels=True)
+        assert found.array.dtype == np.int64
+        np.testing.assert_array_equal(found.array[[0, 1, 3, 4, 5], 0, 0], [0, 0, 1, 1, 1])
+
+    def test_turned_axes(self):
+        turned = self.ramp.affine[:, [2, 1, 0, 3]]
+        found = resample_to(self.ramp, (8, 7, 6), turned)
+        np.testing.assert_array_equal(found.array, self.ramp.array.transpose(2, 1, 0))
+
+    def test_slices(self):
+        kept = keep_slices(self.ramp, 2, 5, "scan")
+        np.testing.assert_array_equal(kept.array, self.ramp.array[:, :, 2:5])
+        np.testing.assert_array_equal(kept.affine[:3, 3], [0, 0, 6])
+        with pytest.raises(BadInputError, match="scan: expected at least 9 slices, found 8"):
+            keep_slices(self.ramp, 2, 9, "scan")
+
+    def test_smallest_and_largest(self):
+        scaled = to_min_max(Volume(self.ramp.array - 5, self.ramp.affine), "scan").array
+        assert scaled.min() == 0 and scaled.max() == 1 and scaled.dtype == np.float32
+        np.testing.assert_allclose(scaled, self.ramp.array / 18, atol=1e-6)
+        with pytest.raises(BadInputError, match="scan: .* more than one intensity, found only 4"):
+            to_min_max(Volume(np.full((2, 2, 2), 4.0), np.eye(4)), "scan")
