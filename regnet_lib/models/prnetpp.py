@@ -93,7 +93,7 @@ class DualStream(nn.Module):
         self.skip_first = preset == "official"
         if self.skip_first:
             self.encoder[0][0].register_parameter("bias", None)
-            self.enlarge = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=False)
+            self.enlarge = nn.Upsample(scale_factor=2, mode="trilinear")
             skips = (0, *skips)
         else:
             self.enlarge = nn.Upsample(scale_factor=2, mode="nearest")

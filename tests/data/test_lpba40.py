@@ -171,7 +171,7 @@ class TestErrors:
         assert open_dataset("lpba40", fake_lpba40, spacing_mm=2).spacing_mm == 2
 
     def test_unknown_dataset(self):
-        with pytest.raises(ValueError, match=r"one of \[.*'lpba40'.*'phantom'\], got 'unknown'"):
+        with pytest.raises(ValueError, match=r"one of \[.*'lpba40'.*'phantom'.*\], got 'unknown'"):
             open_dataset("unknown")
 
     @pytest.mark.usefixtures("unchecked")

@@ -198,7 +198,7 @@ class TestOtherGrids:
     def test_whole_voxels_move_exactly_and_the_rest_is_filled(self):
         step = np.eye(4)
         step[:3, 3] = (1, -2, 0)
-        found = resample_to(self.ramp, (6, 7, 8), self.ramp.affine @ step, fill=-9)
+        found = resample_to(self.ramp, (6, 7, 8), self.ramp.affine @ step, fill=-9.0)
         np.testing.assert_array_equal(found.array[:-1, 2:], self.ramp.array[1:, :-2])
         assert (found.array[-1] == -9).all() and (found.array[:, :2] == -9).all()
 
