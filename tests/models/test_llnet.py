@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from behaviour import (
+    check_autocast_returns_float32_close_to_it,
+    check_batch_items_do_not_see_each_other,
+)
 
 from regnet_lib.losses import local_ncc
 from regnet_lib.models import create_model
@@ -107,24 +111,14 @@ def test_other_sizes_are_refused_with_the_nearest_one():
 def test_batch_items_do_not_see_each_other():
     torch.manual_seed(0)
     model = LLNet(4, 5)
-    moving, fixed = torch.rand(2, 2, 1, 32, 32, 32)
-    with torch.no_grad():
-        together = model(moving, fixed).displacement
-        alone = torch.cat([model(moving[i : i + 1], fixed[i : i + 1]).displacement for i in (0, 1)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-7)
+    check_batch_items_do_not_see_each_other(model, (32, 32, 32), atol=1e-7)
 
 
 @pytest.mark.parametrize("diffeomorphic", [False, True])
 def test_autocast_returns_float32_close_to_it(diffeomorphic):
     torch.manual_seed(0)
     model = LLNet(4, 5, diffeomorphic)
-    images = torch.rand(2, 1, 1, 32, 32, 32)
-    with torch.no_grad():
-        expected = model(*images).displacement
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = model(*images).displacement
-    assert found.dtype == torch.float32
-    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+    check_autocast_returns_float32_close_to_it(model, (32, 32, 32))
 
 
 @pytest.fixture(scope="module")

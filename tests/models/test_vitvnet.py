@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from behaviour import (
+    check_autocast_returns_float32_close_to_it,
+    check_batch_items_do_not_see_each_other,
+)
 
 from regnet_lib.models.official_weights import load_official_state_dict
 from regnet_lib.models.vitvnet import PatchTokens, SelfAttention, ViTVNet
@@ -105,22 +109,12 @@ def test_other_sizes_than_the_stored_one_run():
 
 def test_batch_items_do_not_see_each_other():
     model = small().eval()  # batch normalisation mixes them in training
-    moving, fixed = torch.rand(2, 2, 1, 16, 32, 16)
-    with torch.no_grad():
-        together = model(moving, fixed).displacement
-        alone = torch.cat([model(moving[i : i + 1], fixed[i : i + 1]).displacement for i in (0, 1)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-9)
+    check_batch_items_do_not_see_each_other(model, (16, 32, 16))
 
 
 def test_autocast_returns_float32_close_to_it():
     model = small().eval()
-    images = torch.rand(2, 1, 1, 16, 32, 16)
-    with torch.no_grad():
-        expected = model(*images).displacement
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = model(*images).displacement
-    assert found.dtype == torch.float32
-    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+    check_autocast_returns_float32_close_to_it(model, (16, 32, 16))
 
 
 @pytest.fixture(scope="module")
