@@ -45,12 +45,13 @@ class Objective:
     ) -> tuple[Tensor, Parts]:
         """Loss to differentiate, and its detached parts by name (unweighted)."""
         warped = warp(moving, displacement, zoomed=self.zoomed)
-        similarity = self._similarity_of(warped, fixed)
+        similarity = self.similarity_of(warped, fixed)
         regularity = diffusion(displacement)
         loss = similarity + self.diffusion_weight * regularity
         return _with_parts(loss, {self.similarity: similarity, "diffusion": regularity})
 
-    def _similarity_of(self, warped: Image, fixed: Image) -> Tensor:
+    def similarity_of(self, warped: Image, fixed: Image) -> Tensor:
+        """The first term alone, of images that are already aligned."""
         if self.similarity == "local_ncc":
             return local_ncc(warped, fixed, self.window_voxels, self.squared)
         if self.similarity == "global_ncc":
@@ -108,7 +109,7 @@ class ADRegNetObjective(Objective):
         """
         warped = warp(moving, displacement, zoomed=self.zoomed)
         parts = {
-            self.similarity: self._similarity_of(warped, fixed),
+            self.similarity: self.similarity_of(warped, fixed),
             "ssim": ssim(warped, fixed),
             "diffusion": diffusion(displacement),
             "negative_jacobian": negative_jacobian(displacement),

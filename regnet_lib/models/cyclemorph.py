@@ -132,7 +132,7 @@ class CycleMorph(nn.Module):
         returned_back = warp(warped_back, self.there(warped_back, warped_there))
         cycle = (returned - moving).abs().mean() + (returned_back - fixed).abs().mean()
         still = [
-            objective._similarity_of(warp(image, network(image, image)), image)
+            objective.similarity_of(warp(image, network(image, image)), image)
             for network, image in ((self.there, fixed), (self.back, moving))
         ]
         identity = still[0] + still[1]
