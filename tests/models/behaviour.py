@@ -1,4 +1,4 @@
-"""What any network has to do, whatever it is; called by the test file of each network."""
+"""What any method has to do, whatever it is; called by the test file of each method."""
 
 import torch
 
@@ -20,3 +20,9 @@ def check_autocast_returns_float32_close_to_it(model, shape, share=0.1):
             found = model(*images).displacement
     assert found.dtype == torch.float32
     assert (found - expected).abs().max() < share * expected.abs().max()
+
+
+def error_voxels(displacement, case):
+    """Mean length of the difference to the true displacement inside the head."""
+    inside = case.fixed_labels[:, 0] > 0
+    return (displacement - case.displacement).norm(dim=1)[inside].mean().item()

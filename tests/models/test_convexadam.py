@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from behaviour import error_voxels
 
 from regnet_lib.data import phantom_pair
 from regnet_lib.models import create_model
@@ -21,12 +22,6 @@ def case():
 @pytest.fixture(scope="module")
 def found(case):
     return create_model("convexadam", settings=SETTINGS)(case.moving, case.fixed).displacement
-
-
-def error_voxels(displacement, case):
-    """Mean length of the difference to the true displacement inside the head."""
-    inside = case.fixed_labels[:, 0] > 0
-    return (displacement - case.displacement).norm(dim=1)[inside].mean().item()
 
 
 class TestModel:

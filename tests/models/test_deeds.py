@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from behaviour import error_voxels
 
 from regnet_lib.data import phantom_pair
 from regnet_lib.losses import mind_ssc_descriptor
@@ -25,12 +26,6 @@ def case():
 @pytest.fixture(scope="module")
 def found(case):
     return create_model("deeds", levels=LEVELS)(case.moving, case.fixed).displacement
-
-
-def error_voxels(displacement, case):
-    """Mean length of the difference to the true displacement inside the head."""
-    inside = case.fixed_labels[:, 0] > 0
-    return (displacement - case.displacement).norm(dim=1)[inside].mean().item()
 
 
 class TestModel:
