@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from regnet_lib.models.sizes import next_multiple, require_valid_images
-from regnet_lib.nn.blocks import ConvNormActivation
+from regnet_lib.nn.blocks import Conv3d, ConvNormActivation
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.spatial import resize
 from regnet_lib.types import Displacement, Image, Registration
@@ -43,7 +43,7 @@ class FangFCN(nn.Module):
         self.multiple = 2 ** (len(channels) - 1)
         self.levels = nn.ModuleList(
             nn.Sequential(
-                nn.Conv3d(less, more, 3, stride=1 if index == 0 else 2, padding=1),
+                Conv3d(less, more, 3, stride=1 if index == 0 else 2, padding=1),
                 ConvNormActivation(more, more),
                 ConvNormActivation(more, more),
             )

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
 from regnet_lib.models.sizes import next_multiple, require_valid_images
-from regnet_lib.nn.blocks import conv
+from regnet_lib.nn.blocks import Conv3d, conv
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.spatial import integrate
 from regnet_lib.types import Displacement, Image, Registration
@@ -56,7 +56,7 @@ def double(features: Tensor) -> Tensor:
 def depthwise(channels: int, *kernel: int) -> nn.Conv3d:
     """A convolution of each channel on its own."""
     padding = [side // 2 for side in kernel]
-    return nn.Conv3d(channels, channels, kernel, padding=padding, groups=channels)
+    return Conv3d(channels, channels, kernel, padding=padding, groups=channels)
 
 
 class LargeKernelGate(nn.Module):

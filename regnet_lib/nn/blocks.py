@@ -18,9 +18,45 @@ from torch.utils.checkpoint import checkpoint
 Result = TypeVar("Result")
 
 
-def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv3d:
+def convolve(
+    features: Tensor, weight: Tensor, bias: Tensor | None, **settings: int | tuple[int, ...]
+) -> Tensor:
+    """`F.conv3d`, safe under bfloat16 autocast on the CPU.
+
+    On CPUs with AVX-512 the bfloat16 weight gradient of a padded convolution is made of
+    uninitialised memory where the map is smaller than the kernel (PyTorch 2.13 with oneDNN 3.12),
+    as at the bottom of a U-Net on small volumes. Such maps are convolved in float32.
+
+    Args:
+        settings: stride, padding, dilation, groups, as in `F.conv3d`.
+    """
+    sides = zip(features.shape[2:], weight.shape[2:], strict=True)
+    if features.device.type != "cpu" or all(side >= kernel for side, kernel in sides):
+        return F.conv3d(features, weight, bias, **settings)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        bias = None if bias is None else bias.to(wide)
+        return F.conv3d(features.to(wide), weight.to(wide), bias, **settings)
+
+
+class Conv3d(nn.Conv3d):
+    """`nn.Conv3d` on top of `convolve`."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return convolve(
+            features,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+
+def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> Conv3d:
     """A convolution that keeps the size (at stride 1)."""
-    return nn.Conv3d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
+    return Conv3d(inputs, outputs, kernel, stride=stride, padding=kernel // 2)
 
 
 class ConvActivation(nn.Sequential):
@@ -132,7 +168,7 @@ class LinearPair(nn.Sequential):
         first, second = self
         mix = second.weight.flatten(1)  # (outputs, between, 1, 1, 1) -> (outputs, between)
         kernel = (mix @ first.weight.flatten(1)).view(len(mix), *first.weight.shape[1:])
-        return F.conv3d(features, kernel, mix @ first.bias + second.bias, padding=first.padding)
+        return convolve(features, kernel, mix @ first.bias + second.bias, padding=first.padding)
 
 
 class PairedResidual(nn.Module):

@@ -36,14 +36,6 @@ class ConvPair(nn.Sequential):
             ]
         super().__init__(*layers)
 
-    def forward(self, features: Tensor) -> Tensor:
-        if features.shape[2] != 2:
-            return super().forward(features)
-        # On CPUs with AVX-512 the bfloat16 weight gradient of a 3x3x3 convolution is made of
-        # uninitialised memory where the map has two slices (PyTorch 2.13 with oneDNN 3.12).
-        with torch.autocast(features.device.type, enabled=False):
-            return super().forward(features.to(self[0].weight.dtype))
-
 
 class FeatureUNet(nn.Module):
     """Encoder and decoder features of one image (equations 4 to 7, with E_0 = Encoder_0(image)).

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regnet_lib.nn.blocks import Conv3d
+
 
 class ConvNorm(nn.Sequential):
     """3x3x3 convolution without bias, normalisation, activation.
@@ -19,7 +21,7 @@ class ConvNorm(nn.Sequential):
 
     def __init__(self, inputs: int, outputs: int, batch_norm: bool = False) -> None:
         super().__init__(
-            nn.Conv3d(inputs, outputs, 3, padding=1, bias=False),
+            Conv3d(inputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm3d(outputs) if batch_norm else nn.InstanceNorm3d(outputs),
             nn.ReLU() if batch_norm else nn.LeakyReLU(0.01),
         )

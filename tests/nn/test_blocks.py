@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from regnet_lib.nn.blocks import (
+    Conv3d,
     ConvNormActivation,
     FeaturePyramid,
     InstanceNormActivation,
@@ -15,6 +16,34 @@ from regnet_lib.nn.decomposition import Decomposition, DecompositionExchange
 from regnet_lib.nn.fusion import ChannelWiseFusion, MultiScaleFusion, ScaleProduct, _Product
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.spatial import integrate, warp
+
+SMALLER_THAN_THE_KERNEL = [
+    (3, 1, (2, 2, 2)),
+    (3, 1, (2, 8, 8)),
+    (3, 2, (1, 1, 1)),
+    (3, 2, (4, 1, 4)),
+    (5, 1, (4, 4, 4)),
+]
+
+
+@pytest.mark.parametrize("kernel, stride, size", SMALLER_THAN_THE_KERNEL)
+def test_small_maps_have_true_weight_gradients_under_autocast(kernel, stride, size):
+    """PyTorch's own bfloat16 gradients are uninitialised memory there: mostly NaN or infinite."""
+    torch.manual_seed(0)
+    layers = {
+        "convolution": Conv3d(16, 16, kernel, stride=stride, padding=kernel // 2),
+        "pair": LinearPair(16, 8, 16),
+    }
+    for name, layer in layers.items():
+        features, gradients = torch.randn(2, 16, *size), []
+        for enabled in (False, True):
+            layer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                result = layer(features)
+            result.float().square().sum().backward()
+            gradients.append(next(layer.parameters()).grad.clone())
+        expected, found = gradients
+        assert (found - expected).norm() < 0.02 * expected.norm(), name
 
 
 def test_linear_pair_equals_its_two_layers():

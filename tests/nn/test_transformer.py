@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from regnet_lib.nn.blocks import Conv3d
 from regnet_lib.nn.skip_decoder import SkipUp
 from regnet_lib.nn.transformer import (
     CORNERS,
@@ -203,7 +204,7 @@ def test_skip_up_doubles_and_joins():
     assert up(torch.rand(1, 3, 2, 3, 4), torch.rand(1, 2, 4, 6, 8)).shape == (1, 5, 4, 6, 8)
     assert SkipUp(3, 0, 5)(torch.rand(1, 3, 2, 3, 4)).shape == (1, 5, 4, 6, 8)
     kinds = [type(layer) for layer in SkipUp(3, 0, 5, batch_norm=True)[0]]
-    assert kinds == [nn.Conv3d, nn.BatchNorm3d, nn.ReLU]
+    assert kinds == [Conv3d, nn.BatchNorm3d, nn.ReLU]
 
 
 def test_autocast_stays_close():
