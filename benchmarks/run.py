@@ -21,18 +21,33 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 
-from benchmarks import import_time, lganetpp, local_ncc, measure, overlap  # noqa: E402
+from benchmarks import (  # noqa: E402
+    evaluation,
+    import_time,
+    lganetpp,
+    loading,
+    local_ncc,
+    measure,
+    modet,
+    overlap,
+    reading,
+)
 from regnet_lib.machine import processor  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("regnet_lib", "torch", "numpy", "scipy", "MedPy")
+PACKAGES = ("regnet_lib", "torch", "numpy", "scipy", "scikit-learn", "MedPy")
 CONTESTS: dict[str, Callable[[], list[measure.Comparison]]] = {
     "local_ncc": local_ncc.comparisons,
     "hd95": overlap.hd95_comparisons,
     "overlap": overlap.overlap_comparisons,
     "lganetpp": lganetpp.comparisons,
+    "modet": modet.comparisons,
+    "loading": loading.comparisons,
+    "reading": reading.comparisons,
 }
-NAMES = (*CONTESTS, "import")
+# Held to seconds instead of to another program.
+TIMINGS = {"import": import_time, "evaluation": evaluation}
+NAMES = (*CONTESTS, *TIMINGS)
 
 
 def main() -> None:
@@ -50,10 +65,10 @@ def main() -> None:
 def run(name: str) -> list[dict[str, object]]:
     """Measure one workload and print a line per case."""
     rows = []
-    if name == "import":
-        rows = import_time.rows()
+    if name in TIMINGS:
+        rows = TIMINGS[name].rows()
         for row in rows:
-            print(import_time.describe(row), flush=True)
+            print(TIMINGS[name].describe(row), flush=True)
         return rows
     for comparison in CONTESTS[name]():
         rows.append(measure.measure(comparison))

@@ -4,13 +4,47 @@ Exit codes: 0 good, 1 failed, 2 wrong usage, 130 interrupted.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 app = tyro.extras.SubcommandApp()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to register; the same for one pair and for many.
+
+    Attributes:
+        model: A name from `regnet models`.
+        weights: Checkpoint or safetensors file; networks need one.
+        refine_steps: Iterations of instance optimization after the model.
+        loss: What instance optimization and gradient_descent compare images by.
+        prealign: Turn and shift the moving image first (rigid), or also scale and shear it.
+        resample_to: "fixed" admits a moving image on another grid of the same world.
+        landmark_space: What landmark files count: voxels, or millimetres in RAS or LPS.
+        landmark_base: Number of the first voxel in landmark files, 0 or 1.
+        landmark_axes: Order of the columns of landmark files.
+        also: Further displacement files beside displacement.nii.gz.
+        device: auto, cpu or cuda.
+        overwrite: Replace results that are already in the folder.
+    """
+
+    model: str = "gradient_descent"
+    weights: Path | None = None
+    refine_steps: int = 0
+    loss: Literal["local_ncc", "global_ncc", "mse", "mind_ssc", "mutual_information"] = "local_ncc"
+    prealign: Literal["none", "rigid", "affine"] = "none"
+    resample_to: Literal["none", "fixed"] = "none"
+    landmark_space: Literal["voxel", "ras", "lps"] = "voxel"
+    landmark_base: Literal[0, 1] = 0
+    landmark_axes: Literal["xyz", "zyx"] = "xyz"
+    also: tuple[Literal["h5", "tfm", "mha", "nrrd", "voxel", "fsl"], ...] = ()
+    device: str = "auto"
+    overwrite: bool = False
 
 
 @app.command
@@ -19,49 +53,74 @@ def register(
     fixed: Annotated[Positional[Path], arg(metavar="FIXED")],
     /,
     out: Path,
-    model: str = "gradient_descent",
-    weights: Path | None = None,
-    refine_steps: int = 0,
     moving_labels: Path | None = None,
     fixed_labels: Path | None = None,
-    device: str = "auto",
-    overwrite: bool = False,
+    landmarks: Path | None = None,
+    moving_landmarks: Path | None = None,
+    settings: OmitArgPrefixes[Settings] = Settings(),
 ) -> int:
     """Register one pair: files in, displacement, warped image and report out.
 
     Args:
-        moving: NIfTI file to deform.
-        fixed: NIfTI file that stays, on the same grid.
-        out: Folder for displacement.nii.gz (opens in ITK, ANTs, Slicer), warped.nii.gz,
-        report.json.
-        model: A name from `regnet models`.
-        weights: Checkpoint or safetensors file; networks need one.
-        refine_steps: Iterations of instance optimisation after the model.
+        moving: Image to deform: NIfTI, .mha, .mhd or .nrrd; or a slice, also .png.
+        fixed: Image that stays.
+        out: Folder for the displacement (opens in ITK, ANTs, Slicer), images and report.html.
         moving_labels: Label map of the moving image, to be warped along.
         fixed_labels: Label map of the fixed image; with both, overlap is reported.
-        device: auto, cpu or cuda.
-        overwrite: Replace results that are already in the folder.
+        landmarks: Text file of points of the fixed image, to be carried to the moving image.
+        moving_landmarks: The same points in the moving image; with both, the error is reported.
     """
     from regnet_lib.registration import register as run
 
     result = run(
         moving=moving,
         fixed=fixed,
-        model=model,
-        weights=weights,
-        device=device,
-        refine_steps=refine_steps,
         moving_labels=moving_labels,
         fixed_labels=fixed_labels,
+        landmarks=landmarks,
+        moving_landmarks=moving_landmarks,
         out=out,
-        overwrite=overwrite,
+        **vars(settings),
     )
+    for note in result.report["notes"]:
+        print(f"note: {note}", file=sys.stderr)
     for name, value in result.report["metrics"].items():
         if isinstance(value, float):
             print(f"{name:28s} {value:.5f}")
     print(f"{'seconds':28s} {result.report['seconds']:.1f}")
-    print(f"wrote {out}")
+    print(f"wrote {out}; look at {out / 'report.html'}")
     return 0
+
+
+@app.command
+def register_pairs(
+    pairs: Annotated[Positional[Path], arg(metavar="PAIRS")],
+    /,
+    out: Path,
+    skip_finished: bool = False,
+    settings: OmitArgPrefixes[Settings] = Settings(),
+) -> int:
+    """Register all pairs of a CSV file; a pair that fails does not stop the others.
+
+    Args:
+        pairs: CSV file with the columns moving and fixed, and optionally name, moving_labels,
+            fixed_labels, landmarks, moving_landmarks. Paths start at the folder of the file.
+        out: Folder for one folder per pair, and summary.csv.
+        skip_finished: Keep the pairs that an earlier run has finished.
+    """
+    from regnet_lib.batch import register_pairs as run
+
+    def show(outcome) -> None:
+        if outcome.status == "failed":
+            print(f"{outcome.name}: failed: {outcome.error}", file=sys.stderr)
+        else:
+            seconds = "" if outcome.seconds is None else f" in {outcome.seconds:.1f} s"
+            print(f"{outcome.name}: {outcome.status}{seconds}", flush=True)
+
+    outcomes = run(pairs, out, skip_finished=skip_finished, report=show, **vars(settings))
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    print(f"{len(outcomes) - failed} of {len(outcomes)} pairs done; wrote {out / 'summary.csv'}")
+    return 1 if failed else 0
 
 
 @app.command
@@ -69,6 +128,7 @@ def train(
     experiment: Annotated[Positional[str], arg(metavar="EXPERIMENT")],
     /,
     data: Path | None = None,
+    cache: Path | None = None,
     folder: Path | None = None,
     device: str = "auto",
     epochs: int | None = None,
@@ -80,6 +140,7 @@ def train(
     Args:
         experiment: Name of the experiment; an unknown name lists the near ones.
         data: Folder of the dataset; default $REGNET_DATA/<dataset>.
+        cache: Folder for prepared volumes, so that later epochs and runs load faster.
         folder: Where the run is written; default runs/<experiment>.
         device: auto, cpu or cuda.
         epochs: Another number of epochs than the experiment's.
@@ -92,6 +153,7 @@ def train(
     result = run(
         find_experiment(experiment),
         data=data,
+        cache=cache,
         folder=folder,
         device=device,
         epochs=epochs,
@@ -190,6 +252,7 @@ def models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = None, 
     import inspect
 
     from regnet_lib.models import MODELS, create_model
+    from regnet_lib.models.cards import model_card, smallest_sides
 
     if name is not None:
         model = create_model(name)
@@ -197,9 +260,106 @@ def models(name: Annotated[Positional[str | None], arg(metavar="NAME")] = None, 
             print(f"{inspect.getdoc(described)}\n")
         print(f"parameters: {_parameters(model):,}")
         return 0
-    for key, factory in MODELS.items():
-        first = (inspect.getdoc(factory) or "").splitlines()[0]
-        print(f"{key:18s} {_parameters(create_model(key)):>12,}  {first}")
+    print(f"{'name':18s} {'parameters':>12s}  {'sides':12s} licence of the original")
+    for key in MODELS:
+        sides = smallest_sides(key)
+        rule = "see card" if sides is None else "x{}, >= {}".format(*sides)
+        licence = model_card(key).fields["licence"]
+        print(f"{key:18s} {_parameters(create_model(key)):>12,}  {rule:12s} {licence}")
+    return 0
+
+
+data = tyro.extras.SubcommandApp()
+app.command(data, name="data", help="List, check and fetch datasets.")
+
+
+@data.command(name="list")
+def data_list(name: Annotated[Positional[str | None], arg(metavar="NAME")] = None, /) -> int:
+    """Say what each dataset is, where it comes from, its licence, and whether it is here.
+
+    Args:
+        name: A dataset, with instructions to get it; without it, a line for all of them.
+    """
+    from regnet_lib.data import MARKERS, available
+    from regnet_lib.data.catalogue import CATALOGUE, find_entry, instructions
+
+    if name is not None:
+        entry = find_entry(name)
+        print(instructions(entry, f"$REGNET_DATA/{name}"))
+        for archive in entry.archives:
+            address = archive.urls[0] if archive.urls else "on request"
+            print(f"archive: {archive.name}, {address}, {archive.digest}")
+        return 0
+    for entry in CATALOGUE.values():
+        here = "here" if available(entry.name) else "not here"
+        how = "regnet data fetch" if entry.fetchable else "by hand: regnet data list NAME"
+        print(f"{entry.name} ({here}): {entry.what}")
+        print(f"  for      {entry.used_by}\n  from     {entry.origin}")
+        print(f"  licence  {entry.licence}")
+        if entry.registration:
+            print(f"  you      {entry.registration}")
+        if entry.name in MARKERS:
+            print(f"  get it   {how}")
+    return 0
+
+
+@data.command(name="check")
+def data_check(folder: Annotated[Positional[Path], arg(metavar="DIR")], /) -> int:
+    """Say which datasets a folder holds, and what is missing or broken; reads every file.
+
+    Args:
+        folder: A dataset, or a folder of datasets.
+    """
+    from regnet_lib.data.check import check_folder
+
+    findings = check_folder(folder, report=print)
+    for finding in findings:
+        for split, (found, expected) in finding.counts.items():
+            wanted = "" if expected is None else f" of {expected}"
+            print(f"{finding.name}: {split:10s} {found}{wanted} cases")
+        print(f"{finding.name}: {'complete' if finding.complete else 'INCOMPLETE OR BROKEN'}")
+    return 0 if all(finding.complete for finding in findings) else 1
+
+
+@data.command(name="fetch")
+def data_fetch(
+    name: Annotated[Positional[str], arg(metavar="NAME")],
+    /,
+    root: Path | None = None,
+    archives: Path | None = None,
+    accept_terms: bool = False,
+    keep_archives: bool = False,
+) -> int:
+    """Download a dataset, verify it and unpack it; goes on where it was interrupted.
+
+    Args:
+        name: A dataset; those that cannot be downloaded get instructions.
+        root: Folder of all datasets; default $REGNET_DATA.
+        archives: Folder with archives that you have already.
+        accept_terms: You have read and accept the owner's terms.
+        keep_archives: Leave the downloaded archives in .archives.
+    """
+    import os
+
+    from regnet_lib.data.catalogue import find_entry, instructions
+    from regnet_lib.data.fetch import fetch
+
+    entry = find_entry(name)
+    if archives is None and not entry.fetchable:
+        print(instructions(entry, f"$REGNET_DATA/{name}"))
+        return 1
+    root = root or (Path(os.environ["REGNET_DATA"]) if os.environ.get("REGNET_DATA") else None)
+    if root is None:
+        raise ValueError("expected a folder: set REGNET_DATA, or give --root.")
+    folder = fetch(
+        name,
+        root,
+        archives=archives,
+        accept_terms=accept_terms,
+        keep_archives=keep_archives,
+        report=print,
+    )
+    print(f"wrote {folder}; look with: regnet data check {folder}")
     return 0
 
 
@@ -225,8 +385,34 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        print(f"regnet: {error}", file=sys.stderr)
+        print(f"regnet: {_sentence(error)}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print(
+            "regnet: expected enough memory for these images, found too little. Use smaller ones, "
+            "or a machine with more memory.",
+            file=sys.stderr,
+        )
+        return 1
+    except Exception as error:
+        # A fault of ours: no traceback, but all that a report of it needs.
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place else ""
+        print(
+            f"regnet: unexpected {type(error).__name__} at {where}: {_sentence(error)}. This is a "
+            "fault of the program; please report it with the command you used.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _sentence(error: BaseException) -> str:
+    """The message on one line; the name of the file first, if it is the system's message."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

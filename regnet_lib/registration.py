@@ -10,31 +10,37 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regnet_lib.checkpoint import load_weights
-from regnet_lib.data.nifti import (
-    BadInputError,
-    Volume,
-    read_volume,
-    require_same_grid,
-    write_atomically,
-    write_volume,
-)
-from regnet_lib.losses import Objective, local_ncc
+from regnet_lib.data.landmarks import Columns, Space
+from regnet_lib.data.volume import BadInputError
 from regnet_lib.machine import choose_device, device_name, versions
-from regnet_lib.metrics import dice, hd95
 from regnet_lib.models import create_model
+from regnet_lib.models.classical import GradientDescent
 from regnet_lib.models.sizes import run_at_valid_size
-from regnet_lib.refine import refine
-from regnet_lib.spatial import folding_fraction, warp, warp_labels, warp_points
-from regnet_lib.spatial.world import save_displacement
+from regnet_lib.outputs import Extra, prepare_output, write_outputs
+from regnet_lib.pair import (
+    Pair,
+    Points,
+    Prealign,
+    Source,
+    describe,
+    in_world,
+    is_path,
+    label_map,
+    landmark_points,
+    require_pairs,
+)
+from regnet_lib.refine import Loss, PairObjective, refine
+from regnet_lib.scores import Scored, measure
+from regnet_lib.spatial import warp_points
+from regnet_lib.spatial.world import after_world_map, warp_from
 from regnet_lib.types import Displacement
-
-Source = str | os.PathLike | np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,14 @@ class RegistrationResult:
     """What `register` returns.
 
     Attributes:
-        displacement: `(1, 3, D, H, W)` voxels on the fixed grid.
-        warped: the moving image on the fixed grid, `(D, H, W)`, in its own intensities.
+        displacement: `(1, n, *shape)` voxels on the fixed grid, an affine pre-alignment included.
+        warped: the moving image on the fixed grid, `(*shape)`, in its own intensities.
         warped_labels: the moving labels on the fixed grid, or None.
         warped_landmarks: the given landmarks of the fixed image, carried to the moving image,
-            `(N, 3)` voxels, or None.
+            `(N, n)` voxels of the moving grid, or None.
         report: settings and metrics, as written to `report.json`.
         affine: voxel -> RAS+ mm of the fixed grid.
+        moving_affine: voxel -> RAS+ mm of the moving grid.
     """
 
     displacement: Displacement
@@ -57,6 +64,7 @@ class RegistrationResult:
     warped_landmarks: np.ndarray | None
     report: dict[str, object]
     affine: np.ndarray
+    moving_affine: np.ndarray
 
 
 def register(
@@ -67,37 +75,189 @@ def register(
     weights: str | os.PathLike | None = None,
     device: str = "auto",
     refine_steps: int = 0,
+    loss: Loss = "local_ncc",
+    prealign: Prealign = "none",
+    resample_to: Literal["none", "fixed"] = "none",
     moving_labels: Source | None = None,
     fixed_labels: Source | None = None,
-    landmarks: np.ndarray | Sequence[Sequence[float]] | None = None,
+    landmarks: Points | None = None,
+    moving_landmarks: Points | None = None,
+    landmark_space: Space = "voxel",
+    landmark_base: int = 0,
+    landmark_axes: Literal["xyz", "zyx"] = "xyz",
+    also: Sequence[Extra] = (),
     out: str | os.PathLike | None = None,
     overwrite: bool = False,
 ) -> RegistrationResult:
-    """Register a moving to a fixed volume on the same grid.
+    """Register a moving to a fixed image.
 
     Args:
-        moving, fixed: NIfTI paths or arrays `(D, H, W)`.
+        moving, fixed: paths of 3-D images (or of two slices), or arrays `(D, H, W)`.
         model: a name from `MODELS`. Networks need `weights`, or `refine_steps` to be of any use.
         weights: checkpoint or safetensors file of the model.
         device: `auto`, `cpu`, `cuda`.
         refine_steps: iterations of instance optimisation after the model.
-        moving_labels, fixed_labels: label maps; with both, overlap is reported.
-        landmarks: `(N, 3)` voxel coordinates in the fixed image, 0-based.
-        out: folder for displacement.nii.gz (ITK/ANTs/Slicer), warped.nii.gz, warped_labels.nii.gz
-            and report.json. It is created; existing results are replaced only with `overwrite`.
+        loss: similarity of the instance optimisation and of `gradient_descent`; `mind_ssc` and
+            `mutual_information` compare images of different scanners.
+        prealign: `rigid` or `affine` alignment first, by SimpleITK.
+        resample_to: `fixed` admits a moving image on another grid of the same world.
+        moving_labels, fixed_labels: label maps, each on the grid of its image; with both, overlap
+            is reported.
+        landmarks: of the fixed image: `(N, n)` voxel coordinates from 0, or a text file.
+        moving_landmarks: the corresponding points of the moving image, voxels of its own grid;
+            with them the registration error is reported.
+        landmark_space, landmark_base, landmark_axes: what the columns of landmark files are, see
+            `read_landmarks`.
+        also: further displacement files, of `EXTRA_FORMATS`.
+        out: folder for displacement.nii.gz (ITK/ANTs/Slicer), warped.nii.gz, jacobian.nii.gz,
+            warped_labels.nii.gz, warped_landmarks.csv, report.html and report.json. It is created;
+            existing results are replaced only with `overwrite`.
 
     Raises:
         BadInputError: unusable input; nothing has been written.
     """
-    folder = _prepare_output(out, overwrite)
-    moving_volume, fixed_volume = _volume(moving), _volume(fixed)
-    require_same_grid(moving_volume, fixed_volume, _name(moving, "moving"), _name(fixed, "fixed"))
-    label_maps = [
-        _label_map(source, fixed_volume, name)
-        for source, name in ((moving_labels, "moving_labels"), (fixed_labels, "fixed_labels"))
-    ]
-    network = create_model(model)
+    _require_options(refine_steps, loss, prealign, resample_to)
+    inputs = (moving, fixed, moving_labels, fixed_labels, landmarks, moving_landmarks, weights)
+    folder = prepare_output(out, overwrite, [item for item in inputs if is_path(item)])
+    network, trained = _network(model, weights, refine_steps, loss)
+    target = choose_device(device)
+
+    pair = Pair(moving, fixed, prealign, resample_to, model)
+    label_maps = (
+        label_map(moving_labels, pair.moving, "moving_labels", moving),
+        label_map(fixed_labels, pair.fixed, "fixed_labels", fixed),
+    )
+    columns = Columns(landmark_space, landmark_base, landmark_axes)
+    fixed_points = landmark_points(landmarks, pair.fixed, "landmarks", columns)
+    moving_points = landmark_points(moving_landmarks, pair.moving, "moving_landmarks", columns)
+    require_pairs(fixed_points, moving_points)
+    if "fsl" in also:
+        from regnet_lib.spatial.displacement_files import fsl_scale
+
+        fsl_scale(Path(out or "displacement_fsl.nii.gz"), pair.fixed.affine)
+
+    started = time.monotonic()
+    world = pair.align()
+    prepared = pair.on_fixed_grid(world)
+    found = _solve(network.to(target).eval(), *prepared, target, refine_steps, loss)
+    displacement = found if pair.still else after_world_map(found, pair.fixed.affine, world)
+    seconds = time.monotonic() - started
+
+    warped, warped_labels, warped_points = _carry(pair, displacement, label_maps[0], fixed_points)
+    metrics = measure(
+        Scored(
+            before=pair.on_fixed_grid(np.eye(4)),
+            prealigned=None if pair.still else prepared,
+            displacement=displacement,
+            to_moving=pair.to_moving,
+            warped=pair.scaled_to_moving(warped),
+            labels=label_maps,
+            warped_labels=warped_labels,
+            points_mm=in_world(fixed_points, moving_points, warped_points, pair),
+            spacing_mm=pair.fixed.spacing_mm,
+        )
+    )
+    report: dict[str, object] = {
+        "model": model,
+        "model_options": trained,
+        "weights": Path(weights).name if weights is not None else None,
+        "refine_steps": refine_steps,
+        "loss": loss,
+        "prealign": prealign,
+        "prealign_matrix_ras_mm": None if pair.still else world.round(8).tolist(),
+        "moving": describe(moving, pair.moving),
+        "fixed": describe(fixed, pair.fixed),
+        "shape": list(pair.fixed.array.shape),
+        "spacing_mm": [round(size, 6) for size in pair.fixed.spacing_mm],
+        "seconds": round(seconds, 3),
+        "device": device_name(target),
+        "versions": versions(),
+        "notes": pair.notes,
+        "metrics": metrics,
+    }
+    affines = (pair.fixed.affine, pair.moving.affine)
+    result = RegistrationResult(
+        displacement, warped, warped_labels, warped_points, report, *affines
+    )
+    if folder is not None:
+        write_outputs(folder, result, pair.pictures(warped), also, columns, overwrite=overwrite)
+    return result
+
+
+def _carry(
+    pair: Pair,
+    displacement: Displacement,
+    moving_labels: Tensor | None,
+    fixed_points: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Image and labels from the moving to the fixed grid, points from fixed to moving."""
+    image = torch.from_numpy(np.ascontiguousarray(pair.moving.array))[None, None]
+    # Outside the moving image continue with its darkest value: 0 for brains, air for CT.
+    darkest = float(pair.moving.array.min())
+    warped = warp_from(image, displacement, pair.to_moving, fill=darkest)[0, 0].numpy()
+    labels = points = None
+    if moving_labels is not None:
+        carried = warp_from(moving_labels, displacement, pair.to_moving, interpolation="nearest")
+        labels = carried[0, 0].numpy()
+    if fixed_points is not None:
+        moved = warp_points(torch.from_numpy(fixed_points), displacement).numpy()
+        axes = moved.shape[1]
+        points = moved @ pair.to_moving[:axes, :axes].T + pair.to_moving[:axes, 3]
+    return warped, labels, points
+
+
+def _solve(
+    network: nn.Module,
+    moving: Tensor,
+    fixed: Tensor,
+    device: torch.device,
+    refine_steps: int,
+    loss: Loss,
+) -> Displacement:
+    pair = (moving.to(device), fixed.to(device))
+    with torch.no_grad():
+        displacement = run_at_valid_size(network, *pair).displacement
+    if refine_steps > 0:
+        objective = PairObjective(similarity=loss)
+        displacement = refine(*pair, objective, steps=(refine_steps,), initial=displacement)
+    displacement = displacement.float().cpu()
+    if not bool(torch.isfinite(displacement).all()):
+        raise BadInputError(
+            "register: expected a finite displacement, got NaN or infinity from the model. Check "
+            "its weights, and that they were trained on images like these."
+        )
+    return displacement
+
+
+def _require_options(refine_steps: int, loss: str, prealign: str, resample_to: str) -> None:
+    if refine_steps < 0:
+        raise BadInputError(f"register: expected refine_steps >= 0, got {refine_steps}.")
+    choices = (
+        ("loss", loss, Loss.__args__),
+        ("prealign", prealign, Prealign.__args__),
+        ("resample_to", resample_to, ("none", "fixed")),
+    )
+    for name, value, allowed in choices:
+        if value not in allowed:
+            raise BadInputError(
+                f"register: expected {name} of {', '.join(allowed)}, got {value!r}."
+            )
+
+
+def _network(
+    model: str, weights: str | os.PathLike | None, refine_steps: int, loss: Loss
+) -> tuple[nn.Module, dict[str, object]]:
+    """The model, with the options that it was trained with, and these options."""
+    options = _trained_options(model, weights)
+    network = create_model(model, **options)
+    if isinstance(network, GradientDescent) and loss != "local_ncc":
+        network.objective = PairObjective(similarity=loss)
     trainable = any(parameter.requires_grad for parameter in network.parameters())
+    if weights is not None and not trainable:
+        raise BadInputError(
+            f"{weights}: the model {model!r} has no weights. Leave the weights out, or name the "
+            "model that they belong to."
+        )
     if weights is not None:
         load_weights(weights, network)
     elif trainable and refine_steps == 0:
@@ -105,154 +265,24 @@ def register(
             f"register: the model {model!r} has to be trained: expected weights, got none. Give a "
             "checkpoint, or use a model that needs no training, such as 'gradient_descent'."
         )
-    target = choose_device(device)
-    network = network.to(target).eval()
-    pair = [_scaled(volume, target) for volume in (moving_volume, fixed_volume)]
-
-    started = time.monotonic()
-    with torch.no_grad():
-        displacement = run_at_valid_size(network, *pair).displacement
-    if refine_steps > 0:
-        displacement = refine(*pair, Objective(), steps=(refine_steps,), initial=displacement)
-    seconds = time.monotonic() - started
-
-    displacement = displacement.float().cpu()
-    image = torch.from_numpy(moving_volume.array)[None, None]
-    # Outside the moving image continue with its darkest value: 0 for brains, air for CT.
-    warped = warp(image, displacement, fill=float(moving_volume.array.min()))[0, 0].numpy()
-    warped_labels = None
-    if label_maps[0] is not None:
-        warped_labels = warp_labels(label_maps[0], displacement)[0, 0].numpy()
-    warped_landmarks = None
-    if landmarks is not None:
-        points = torch.as_tensor(np.asarray(landmarks, dtype=np.float32))
-        warped_landmarks = warp_points(points, displacement).numpy()
-    report = {
-        "model": model,
-        "weights": Path(weights).name if weights is not None else None,
-        "refine_steps": refine_steps,
-        "moving": _name(moving, "array"),
-        "fixed": _name(fixed, "array"),
-        "shape": list(fixed_volume.array.shape),
-        "spacing_mm": [round(size, 6) for size in fixed_volume.spacing_mm],
-        "seconds": round(seconds, 3),
-        "device": device_name(target),
-        "versions": versions(),
-        "metrics": _measure(pair, displacement, label_maps, warped_labels, fixed_volume.spacing_mm),
-    }
-    result = RegistrationResult(
-        displacement, warped, warped_labels, warped_landmarks, report, fixed_volume.affine
-    )
-    if folder is not None:
-        _write(folder, result, overwrite)
-    return result
+    return network, options
 
 
-OUTPUTS = ("displacement.nii.gz", "warped.nii.gz", "warped_labels.nii.gz", "report.json")
+def _trained_options(model: str, weights: str | os.PathLike | None) -> dict[str, object]:
+    """What a checkpoint of `regnet train` says about its model; nothing for bare weights."""
+    from safetensors import SafetensorError, safe_open
 
-
-def _prepare_output(out: str | os.PathLike | None, overwrite: bool) -> Path | None:
-    """Refuse to replace results before anything is computed."""
-    if out is None:
-        return None
-    folder = Path(out)
-    existing = [name for name in OUTPUTS if (folder / name).exists()]
-    if existing and not overwrite:
+    if weights is None or not Path(weights).is_file():
+        return {}
+    try:
+        with safe_open(weights, framework="pt") as file:
+            settings = json.loads((file.metadata() or {}).get("settings", "{}"))
+    except (SafetensorError, ValueError, OSError):
+        return {}  # load_weights says what is wrong with the file
+    trained = settings.get("model", model)
+    if trained != model:
         raise BadInputError(
-            f"{folder}: results are already there ({', '.join(existing)}). Choose another folder "
-            "or allow overwriting (--overwrite)."
+            f"{weights}: expected weights of the model {model!r}, found those of {trained!r}. Give "
+            f"--model {trained}, or other weights."
         )
-    if folder.exists() and not folder.is_dir():
-        raise BadInputError(f"{folder}: expected a folder for the results, found a file.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _write(folder: Path, result: RegistrationResult, overwrite: bool) -> None:
-    affine = result.affine
-    save_displacement(
-        folder / "displacement.nii.gz", result.displacement, affine, overwrite=overwrite
-    )
-    write_volume(folder / "warped.nii.gz", result.warped, affine, overwrite=overwrite)
-    if result.warped_labels is not None:
-        write_volume(
-            folder / "warped_labels.nii.gz", result.warped_labels, affine, overwrite=overwrite
-        )
-    text = json.dumps(result.report, indent=1) + "\n"
-    write_atomically(
-        folder / "report.json", lambda temporary: temporary.write_text(text), overwrite=overwrite
-    )
-
-
-def _volume(source: Source) -> Volume:
-    if isinstance(source, str | os.PathLike):
-        return read_volume(source)
-    array = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source)
-    array = array.reshape(array.shape[-3:]) if array.ndim > 3 else array
-    if array.ndim != 3 or not np.isfinite(array).all():
-        raise BadInputError(
-            f"register: expected finite arrays of shape (D, H, W), got shape {array.shape}."
-        )
-    return Volume(array.astype(np.float32), np.eye(4))
-
-
-def _label_map(source: Source | None, fixed: Volume, name: str) -> Tensor | None:
-    if source is None:
-        return None
-    if isinstance(source, str | os.PathLike):
-        array = read_volume(source, labels=True).array
-    else:
-        array = np.asarray(source)
-        array = array.reshape(array.shape[-3:]) if array.ndim > 3 else array
-    if array.shape != fixed.array.shape:
-        raise BadInputError(
-            f"{_name(source, name)}: expected the shape of the fixed image, {fixed.array.shape}, "
-            f"found {array.shape}. Give the label map that belongs to the image."
-        )
-    return torch.from_numpy(array.astype(np.int64))[None, None]
-
-
-def _scaled(volume: Volume, device: torch.device) -> Tensor:
-    """Intensities mapped to [0, 1], the range that all models here were made for."""
-    low, high = float(volume.array.min()), float(volume.array.max())
-    if high <= low:
-        raise BadInputError(
-            f"register: expected an image with contrast, found the constant value {low} everywhere."
-        )
-    array = (volume.array - low) / (high - low)
-    return torch.from_numpy(array)[None, None].to(device)
-
-
-def _measure(
-    pair: list[Tensor],
-    displacement: Displacement,
-    label_maps: list[Tensor | None],
-    warped_labels: np.ndarray | None,
-    spacing_mm: tuple[float, ...],
-) -> dict[str, object]:
-    moving, fixed = (image.cpu() for image in pair)
-    lengths = (displacement[0] * torch.tensor(spacing_mm).view(3, 1, 1, 1)).norm(dim=0)
-    metrics: dict[str, object] = {
-        "local_ncc_loss_before": float(local_ncc(moving, fixed)),
-        "local_ncc_loss_after": float(local_ncc(warp(moving, displacement), fixed)),
-        "displacement_mean_mm": float(lengths.mean()),
-        "displacement_max_mm": float(lengths.max()),
-        "folding_fraction_forward": float(folding_fraction(displacement)),
-        "folding_fraction_central": float(folding_fraction(displacement, "central")),
-    }
-    if label_maps[0] is not None and label_maps[1] is not None:
-        ids = [label for label in torch.unique(label_maps[1]).tolist() if label != 0]
-        before = dice(label_maps[0], label_maps[1], ids)
-        after = dice(warped_labels, label_maps[1], ids)
-        surface = hd95(warped_labels, label_maps[1], ids, spacing_mm)
-        metrics |= {
-            "labels": ids,
-            "dice_before": float(np.nanmean(before)),
-            "dice_after": float(np.nanmean(after)),
-            "hd95_after_mm": float(np.nanmean(surface)),
-        }
-    return metrics
-
-
-def _name(source: Source | None, otherwise: str) -> str:
-    return Path(source).name if isinstance(source, str | os.PathLike) else otherwise
+    return settings.get("model_options", {})

@@ -10,14 +10,7 @@ import torch
 
 import regnet_lib
 from regnet_lib.__main__ import main
-from regnet_lib.data import BadInputError, phantom_pair, read_volume, write_volume
-from regnet_lib.spatial.world import (
-    load_displacement,
-    ras_to_lps,
-    save_displacement,
-    voxel_to_world,
-    world_to_voxel,
-)
+from regnet_lib.data import phantom_pair, read_volume, write_volume
 
 AFFINES = {
     "RAS": np.diag([1.5, 1.0, 2.0, 1.0]),
@@ -86,38 +79,6 @@ def test_simpleitk_reproduces_the_warped_image(files, tmp_path):
     np.testing.assert_allclose(nibabel.load(out / "warped.nii.gz").affine, result.affine, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", AFFINES)
-@pytest.mark.parametrize("convention", ["itk", "ants", "voxel"])
-def test_displacement_files_round_trip(tmp_path, name, convention):
-    field = torch.randn(1, 3, 5, 6, 7)
-    path = tmp_path / "displacement.nii.gz"
-    save_displacement(path, field, AFFINES[name], convention)
-    back, affine = load_displacement(path)
-    np.testing.assert_allclose(back, field, atol=1e-5)
-    np.testing.assert_allclose(affine, AFFINES[name], atol=1e-5)
-    with pytest.raises(BadInputError, match="exists"):
-        save_displacement(path, field, AFFINES[name], convention)
-
-
-def test_a_vector_file_of_unknown_meaning_is_refused(tmp_path):
-    image = nibabel.Nifti1Image(np.zeros((4, 5, 6, 3), np.float32), np.eye(4))
-    nibabel.save(image, tmp_path / "unknown.nii.gz")
-    with pytest.raises(BadInputError, match="JSON"):
-        load_displacement(tmp_path / "unknown.nii.gz")
-
-
-def test_world_coordinates_agree_with_simpleitk(tmp_path):
-    affine = AFFINES["oblique"]
-    path = write_volume(tmp_path / "a.nii.gz", np.zeros((5, 6, 7), np.float32), affine)
-    image = sitk.ReadImage(str(path))
-    point = np.array([1.5, 2.0, 3.25])
-    lps = image.TransformContinuousIndexToPhysicalPoint(point.tolist())
-    np.testing.assert_allclose(ras_to_lps(voxel_to_world(point[None], affine))[0], lps, atol=1e-4)
-    np.testing.assert_allclose(
-        world_to_voxel(voxel_to_world(point[None], affine), affine)[0], point, atol=1e-10
-    )
-
-
 def test_arrays_and_landmarks(case):
     result = regnet_lib.register(
         moving=case.moving, fixed=case.fixed[0, 0].numpy(), landmarks=case.fixed_landmarks.numpy()
@@ -157,6 +118,8 @@ def test_command_register(pair, tmp_path, capsys):
         "displacement.nii.gz",
         "displacement.json",
         "warped.nii.gz",
+        "jacobian.nii.gz",
+        "report.html",
         "report.json",
     }
     np.testing.assert_allclose(

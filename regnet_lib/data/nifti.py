@@ -1,73 +1,89 @@
-"""The one reader and the one writer of NIfTI volumes.
+"""The one reader and the one writer of image files.
 
-Reading goes through nibabel, which refuses truncated files that other readers fill with zeros, plus
-the checks below; every failure names the file. Writing goes to a temporary name first, so that a
-full disk or a killed process leaves either the old file or the new one.
+NIfTI goes through nibabel, which refuses truncated files that other readers fill with zeros;
+MetaImage, NRRD and flat pictures go through SimpleITK (`itk_files`). The checks below are the same
+for both, and every failure names the file. Writing goes to a temporary name first, so that a full
+disk or a killed process leaves either the old file or the new one.
 
     volume = read_volume("brain.nii.gz")          # array (D, H, W) as on disk, affine to RAS+ mm
     write_volume("warped.nii.gz", array, volume.affine)
 """
 
+import gzip
+import math
 import os
-import tempfile
-from collections.abc import Callable
+import struct
+import zlib
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from regnet_lib.data.atomic import write_atomically
+from regnet_lib.data.contents import (
+    GZIP,
+    describe,
+    first_bytes,
+    require_memory,
+    require_regular_file,
+)
+from regnet_lib.data.geometry import header_affine, planar_affine, spatial_shape
+from regnet_lib.data.volume import BadInputError, Volume, require_same_grid, same_grid
+
+__all__ = [
+    "BadInputError",
+    "Volume",
+    "read_masks",
+    "read_volume",
+    "require_same_grid",
+    "same_grid",
+    "write_atomically",
+    "write_volume",
+]
+
 SUFFIXES = (".nii", ".nii.gz")
+ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+# deflate cannot shrink by more than this factor
+LARGEST_COMPRESSION = 1032
 
 
-class BadInputError(ValueError):
-    """Input that cannot be used: says what, which file, what was expected and found, what to do."""
+def read_volume(path: str | os.PathLike, *, labels: bool = False, planar: bool = False) -> Volume:
+    """Read one 3-D image as float32, or as int64 with `labels=True`.
 
-
-@dataclass(frozen=True)
-class Volume:
-    """A scalar volume: `array` `(D, H, W)` in file order, `affine` `(4, 4)` voxel -> RAS+ mm."""
-
-    array: np.ndarray
-    affine: np.ndarray
-
-    @property
-    def spacing_mm(self) -> tuple[float, ...]:
-        return tuple(float(size) for size in np.linalg.norm(self.affine[:3, :3], axis=0))
-
-
-def read_volume(path: str | os.PathLike, *, labels: bool = False) -> Volume:
-    """Read a 3-D NIfTI file as float32, or as int64 with `labels=True`.
+    Args:
+        path: .nii or .nii.gz; .mha, .mhd, .nrrd or .nhdr with the extra `io`.
+        labels: whole numbers from 0 on are expected.
+        planar: accept a 2-D image too, `(X, Y)` or `(X, Y, 1)`, and pictures (.png, .jpg, .tif).
 
     Raises:
         BadInputError: missing, empty, truncated or foreign file, more than one volume, unusable
             affine, voxels that are not finite, or label values that are not whole numbers.
     """
     path = Path(path)
-    image = _open(path)
-    shape = tuple(image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) != 3 or min(shape) < 2:
-        raise BadInputError(
-            f"{path}: expected one 3-D volume, found an array of shape {tuple(image.shape)}. "
-            "Extract the volume you want to register first."
-        )
-    affine = _invertible_affine(path, image)
-    _require_memory(path, shape)
-    array = _voxels(path, image).reshape(shape)
+    name = path.name.lower()
+    if name.endswith(ITK_SUFFIXES) or (planar and name.endswith(PICTURE_SUFFIXES)):
+        from regnet_lib.data.itk_files import read_image
+
+        stored = read_image(path, planar=planar)
+    else:
+        stored = _read_nifti(path, planar=planar)
     if labels:
-        return Volume(_whole_numbers(path, array), affine)
-    array = array.astype(np.float32)
-    finite = np.isfinite(array)
-    if not finite.all():
+        return Volume(_whole_numbers(path, stored.array), stored.affine, stored.notes)
+    with np.errstate(over="ignore"):
+        array = stored.array.astype(np.float32)
+    # Integers are finite; minimum and maximum pass on NaN and infinities, at a tenth of the cost of
+    # a mask.
+    if stored.array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
+        finite = np.isfinite(array)
         first = tuple(int(index) for index in np.argwhere(~finite)[0])
         raise BadInputError(
             f"{path}: expected finite voxels, found {int((~finite).sum())} that are NaN or "
             f"infinite, the first at voxel {first}. Replace them, for example by the "
             "background value."
         )
-    return Volume(array, affine)
+    return Volume(array, stored.affine, stored.notes)
 
 
 def read_masks(path: str | os.PathLike) -> tuple[Volume, ...]:
@@ -77,36 +93,19 @@ def read_masks(path: str | os.PathLike) -> tuple[Volume, ...]:
         BadInputError: as `read_volume`, or values other than 0 and 1.
     """
     path = Path(path)
-    image = _open(path)
+    image = open_nifti(path)
     shape = (*image.shape, 1) if len(image.shape) == 3 else tuple(image.shape)
     if len(shape) != 4 or min(shape[:3]) < 2 or shape[3] < 1:
         raise BadInputError(
             f"{path}: expected masks in a 3-D or 4-D file, found an array of shape "
             f"{tuple(image.shape)}. Fetch it again."
         )
-    affine = _invertible_affine(path, image)
-    _require_memory(path, shape)
-    array = _whole_numbers(path, _voxels(path, image).reshape(shape))
+    affine, _ = header_affine(path, image)
+    require_memory(path, shape)
+    array = _whole_numbers(path, stored_voxels(path, image).reshape(shape))
     if array.max() > 1:
         raise BadInputError(f"{path}: expected masks of 0 and 1, found the value {array.max()}.")
     return tuple(Volume(array[..., index], affine) for index in range(shape[3]))
-
-
-def require_same_grid(
-    moving: Volume, fixed: Volume, moving_path: object, fixed_path: object
-) -> None:
-    """Two volumes must share shape and affine (1e-3 mm) before their voxels may be compared."""
-    if moving.array.shape != fixed.array.shape:
-        raise BadInputError(
-            f"{moving_path}: expected the shape of {fixed_path}, {fixed.array.shape}, found "
-            f"{moving.array.shape}. Resample the moving image to the grid of the fixed one first."
-        )
-    if not np.allclose(moving.affine, fixed.affine, atol=1e-3):
-        raise BadInputError(
-            f"{moving_path}: expected the voxel-to-world matrix of {fixed_path}, "
-            f"{fixed.affine.round(4).tolist()}, found {moving.affine.round(4).tolist()}. Resample "
-            "the moving image to the grid of the fixed one first."
-        )
 
 
 def write_volume(
@@ -114,53 +113,54 @@ def write_volume(
     array: np.ndarray,
     affine: np.ndarray,
     *,
-    intent: str = "none",
+    intent: str | int = "none",
     overwrite: bool = False,
 ) -> Path:
-    """Write an array as NIfTI in millimetres, atomically.
+    """Write an array in millimetres, atomically.
 
     Args:
-        intent: NIfTI intent name; `vector` for displacement files.
+        path: .nii or .nii.gz; .mha or .nrrd with the extra `io`.
+        intent: NIfTI intent, name or number; `vector` for displacement files.
         overwrite: replace an existing file; without it an existing file is an error.
+
+    Raises:
+        BadInputError: an existing file, a missing folder, another suffix, or integers that do not
+            fit.
+        OSError: the disk is full; what was there before is unchanged.
     """
+    path = Path(path)
+    if path.name.endswith((".mha", ".nrrd")) and intent == "none":
+        from regnet_lib.data.itk_files import itk_image, write_itk
+
+        image = itk_image(_storable(path, np.asarray(array)), affine)
+        return write_itk(path, image, overwrite=overwrite)
+    if not path.name.endswith(SUFFIXES):
+        raise BadInputError(f"{path}: expected a name ending in .nii, .nii.gz, .mha or .nrrd.")
     import nibabel
 
-    path = Path(path)
-    if not path.name.endswith(SUFFIXES):
-        raise BadInputError(f"{path}: expected a name ending in .nii or .nii.gz.")
-    array = _storable(path, array)
+    array = _storable(path, np.asarray(array))
     image = nibabel.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     image.header.set_intent(intent)
-    write_atomically(path, lambda temporary: nibabel.save(image, temporary), overwrite=overwrite)
+
+    def write(temporary: Path) -> None:
+        nibabel.save(image, temporary)
+        _require_complete(temporary, image.header.single_vox_offset + array.nbytes)
+
+    write_atomically(path, write, overwrite=overwrite)
     return path
 
 
-def write_atomically(
-    path: Path, write: Callable[[Path], object], *, overwrite: bool = False
-) -> None:
-    """Call `write(temporary)` and rename the result to `path` once it is complete on disk."""
-    if path.exists() and not overwrite:
-        raise BadInputError(f"{path}: the file exists. Choose another name or allow overwriting.")
-    if not path.parent.is_dir():
-        raise BadInputError(f"{path}: the folder {path.parent} does not exist. Create it first.")
-    # The suffix stays at the end: nibabel chooses the format and the compression by it.
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix="-" + path.name, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        # mkstemp is private by default; the final file gets the usual permissions.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+def _require_complete(path: Path, expected_bytes: int) -> None:
+    """Some file systems report a full disk only when the file is looked at again."""
+    with open(path, "rb") as file:
+        if path.suffix == ".gz":
+            file.seek(-4, os.SEEK_END)
+            found = struct.unpack("<I", file.read(4))[0]  # length modulo 2**32
+        else:
+            found = file.seek(0, os.SEEK_END)
+    if found != expected_bytes % 2**32 and found != expected_bytes:
+        raise OSError(28, f"only {found} of {expected_bytes} bytes were stored")
 
 
 def _storable(path: Path, array: np.ndarray) -> np.ndarray:
@@ -179,58 +179,109 @@ def _storable(path: Path, array: np.ndarray) -> np.ndarray:
     )
 
 
-def _open(path: Path):
+def _read_nifti(path: Path, *, planar: bool) -> Volume:
+    """The voxels as stored, with slope and intercept applied."""
+    image = open_nifti(path)
+    shape = spatial_shape(path, tuple(image.shape), planar=planar)
+    affine, notes = header_affine(path, image)
+    if len(shape) == 2:
+        affine, more = planar_affine(affine)
+        notes += more
+    elif len(image.shape) > 3:
+        notes += (f"an array of shape {tuple(image.shape)} holds one volume, which is used",)
+    require_memory(path, shape)
+    return Volume(stored_voxels(path, image).reshape(shape), affine, notes)
+
+
+def open_nifti(path: Path):
+    """The header of a NIfTI file, after a look at what the file really is."""
     import nibabel
 
-    if not path.exists():
-        raise BadInputError(f"{path}: the file does not exist. Check the path.")
-    if not path.is_file() or path.stat().st_size == 0:
-        raise BadInputError(f"{path}: expected a NIfTI file, found a folder or an empty file.")
-    if not path.name.endswith(SUFFIXES):
-        raise BadInputError(
-            f"{path}: expected a NIfTI file (.nii or .nii.gz). Convert other formats first."
+    if not path.name.lower().endswith(SUFFIXES):
+        require_regular_file(path)
+        head = first_bytes(path)
+        what, remedy = describe(head) or (
+            f"the suffix {path.suffix!r}" if path.suffix else "no suffix",
+            "Convert other formats first.",
         )
-    try:
-        return nibabel.Nifti1Image.from_filename(path)
-    except Exception as error:
-        with suppress(Exception):
-            return nibabel.Nifti2Image.from_filename(path)
         raise BadInputError(
-            f"{path}: the header is not that of a NIfTI file ({error}). Fetch or export it again."
-        ) from error
-
-
-def _invertible_affine(path: Path, image) -> np.ndarray:
-    affine = np.asarray(image.affine, dtype=float)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise BadInputError(
-            f"{path}: expected an invertible voxel-to-world matrix, found {affine.tolist()}. "
-            "Repair the qform or sform of the header."
+            f"{path}: expected a NIfTI file (.nii or .nii.gz), or .mha, .mhd, .nrrd, .nhdr, found "
+            f"{what}. {remedy}"
         )
-    return affine
+    require_regular_file(path, "a NIfTI file")
+    head = first_bytes(path)
+    _require_nifti_content(path, head)
+    failures = []
+    for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image):
+        try:
+            return kind.from_filename(path)
+        except Exception as error:
+            failures.append(str(error) or type(error).__name__)
+    second = head[:4] in (struct.pack("<i", 540), struct.pack(">i", 540))
+    raise BadInputError(
+        f"{path}: the header is not that of a NIfTI file ({failures[second]}). Fetch or export it "
+        "again."
+    )
 
 
-def _voxels(path: Path, image) -> np.ndarray:
+def _require_nifti_content(path: Path, head: bytes) -> None:
+    """Name the web pages, pointers and archives that carry the suffix of an image."""
+    compressed = path.name.lower().endswith(".gz")
+    known = describe(head)
+    if known is None and compressed and head.startswith(GZIP):
+        with suppress(OSError, EOFError, zlib.error), gzip.open(path) as stream:
+            known = describe(stream.read(512))
+            if known is not None:
+                known = (f"{known[0]} inside a gzip file", known[1])
+    if known is not None:
+        raise BadInputError(
+            f"{path}: the header is not that of a NIfTI file: the content is {known[0]}. {known[1]}"
+        )
+    if compressed and not head.startswith(GZIP):
+        plain = head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] == b"n+2\0"
+        found = "an uncompressed NIfTI file" if plain else "a file that is not compressed"
+        remedy = "Rename it to .nii." if plain else "Fetch or export it again."
+        raise BadInputError(
+            f"{path}: the header is not that of a NIfTI file in gzip form: expected a gzip file, "
+            f"found {found}. {remedy}"
+        )
+    if not compressed and head.startswith(GZIP):
+        raise BadInputError(
+            f"{path}: the header is not that of a NIfTI file: the file is gzip-compressed. Rename "
+            "it to .nii.gz."
+        )
+
+
+def stored_voxels(path: Path, image) -> np.ndarray:
+    """All voxels of an opened file, with slope and intercept, checked to the last byte."""
+    promised = math.prod(image.shape) * image.header.get_data_dtype().itemsize
+    compressed = path.name.lower().endswith(".gz")
     try:
-        array = _decompressed(path, image) if path.suffix == ".gz" else np.asanyarray(image.dataobj)
+        if compressed and promised > path.stat().st_size * LARGEST_COMPRESSION:
+            raise EOFError(f"{path.stat().st_size} bytes cannot unpack to {promised}")
+        array = _decompressed(path, image) if compressed else np.asanyarray(image.dataobj)
     except Exception as error:
         raise BadInputError(
             f"{path}: the header promises {' x '.join(map(str, image.shape))} voxels, but the "
             f"file ends early or is damaged ({error or type(error).__name__}). Fetch or "
             "copy it again."
         ) from error
-    if array.dtype.kind not in "biuf":
-        raise BadInputError(
-            f"{path}: expected real numbers per voxel, found {array.dtype}. Convert to a scalar "
-            "image."
-        )
-    return array
+    return real_voxels(path, array)
+
+
+def real_voxels(path: object, array: np.ndarray) -> np.ndarray:
+    """One real number per voxel, nothing else."""
+    if array.dtype.kind in "biuf":
+        return array
+    kinds = {"c": "complex numbers", "V": "colours (RGB)"}
+    raise BadInputError(
+        f"{path}: expected real numbers per voxel, found {kinds.get(array.dtype.kind, 'records')} "
+        f"({array.dtype}). Convert to a scalar image."
+    )
 
 
 def _decompressed(path: Path, image) -> np.ndarray:
     """Read to the very end of the stream: the checksum stands there, past the last voxel."""
-    import gzip
-
     from nibabel.fileholders import FileHolder
 
     with gzip.open(path) as stream:
@@ -249,22 +300,11 @@ def _whole_numbers(path: Path, array: np.ndarray) -> np.ndarray:
             "must be resampled with nearest-neighbour interpolation."
         )
     if rounded.min() < 0:
-        raise BadInputError(f"{path}: expected labels >= 0, found {rounded.min()}.")
-    return rounded.astype(np.int64)
-
-
-def _require_memory(path: Path, shape: tuple[int, ...]) -> None:
-    """A header can claim any size; ask for the memory before NumPy does."""
-    import math
-
-    needed = math.prod(shape) * 8
-    try:
-        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return
-    if needed > available:
         raise BadInputError(
-            f"{path}: the header claims {' x '.join(map(str, shape))} voxels, "
-            f"{needed / 2**30:.0f} GiB in memory, more than this machine's "
-            f"{available / 2**30:.0f} GiB. Check the header."
+            f"{path}: expected labels >= 0, found {rounded.min()}. Renumber them; 0 is background."
         )
+    if rounded.max() > np.iinfo(np.int32).max:
+        raise BadInputError(
+            f"{path}: expected labels of at most 32 bits, found {rounded.max()}. Renumber them."
+        )
+    return rounded.astype(np.int64)

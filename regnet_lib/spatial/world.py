@@ -1,28 +1,45 @@
-"""From voxels to the world: millimetre frames, and displacement files that other tools open.
+"""From voxels to the world: millimetre frames, other grids, and displacements between them.
 
 nibabel's affines map voxels to RAS+ millimetres; ITK, ANTs and Slicer think in LPS, so the first
-two components change sign. A displacement vector in millimetres is affine[:3, :3] @ u. The file
-that ITK, ANTs and Slicer read alike is 5-D NIfTI (X, Y, Z, 1, 3) with intent "vector" (1007) in
-LPS mm; with intent 1006 ITK would flip the signs back.
+two components change sign. The files of other tools are read and written in `displacement_files`.
 
+    points_mm = voxel_to_world(points, affine)                       # (N, 3), RAS+
+    warped = warp_from(moving, displacement, between_grids(moving_affine, fixed_affine))
     save_displacement("displacement.nii.gz", displacement, affine, convention="itk")
-    displacement = load_displacement("displacement.nii.gz")
 """
 
-import json
-import os
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
 
-from regnet_lib.data.nifti import BadInputError, write_atomically, write_volume
-from regnet_lib.types import Displacement
+from regnet_lib.data.volume import Volume
+from regnet_lib.spatial.checks import require_displacement
+from regnet_lib.spatial.displacement_files import (
+    RAS_TO_LPS,
+    Convention,
+    load_displacement,
+    save_displacement,
+)
+from regnet_lib.spatial.grid import Interpolation, identity_grid, sample
+from regnet_lib.types import AnyImage, Displacement
 
-Convention = Literal["itk", "ants", "voxel"]
-
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+__all__ = [
+    "RAS_TO_LPS",
+    "Convention",
+    "after_world_map",
+    "between_grids",
+    "displacement_to_grid",
+    "load_displacement",
+    "ras_to_lps",
+    "resample_to_grid",
+    "save_displacement",
+    "voxel_to_world",
+    "warp_from",
+    "world_to_voxel",
+]
 
 
 def ras_to_lps(points_mm: np.ndarray) -> np.ndarray:
@@ -31,102 +48,121 @@ def ras_to_lps(points_mm: np.ndarray) -> np.ndarray:
 
 
 def voxel_to_world(points: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Voxel coordinates `(N, 3)` to RAS+ millimetres."""
-    return np.asarray(points, dtype=float) @ affine[:3, :3].T + affine[:3, 3]
+    """Voxel coordinates `(N, 3)` to RAS+ millimetres; `(N, 2)` of a slice to its `(N, 2)`."""
+    points = np.asarray(points, dtype=float)
+    axes = points.shape[-1]
+    return points @ affine[:axes, :axes].T + affine[:axes, 3]
 
 
 def world_to_voxel(points_mm: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """RAS+ millimetres `(N, 3)` to voxel coordinates."""
-    return voxel_to_world(points_mm, np.linalg.inv(affine))
+    """RAS+ millimetres `(N, 3)` to voxel coordinates; `(N, 2)` for a slice."""
+    points_mm = np.asarray(points_mm, dtype=float)
+    axes = points_mm.shape[-1]
+    return (points_mm - affine[:axes, 3]) @ np.linalg.inv(affine[:axes, :axes]).T
 
 
-def save_displacement(
-    path: str | os.PathLike,
-    displacement: Displacement,
-    affine: np.ndarray,
-    convention: Convention = "itk",
-    *,
-    overwrite: bool = False,
-) -> Path:
-    """Write one displacement `(1, 3, D, H, W)` (voxels, fixed grid) for other tools.
+def between_grids(
+    moving_affine: np.ndarray, fixed_affine: np.ndarray, world: np.ndarray | None = None
+) -> np.ndarray:
+    """The `(4, 4)` matrix from voxels of the fixed grid to voxels of the moving grid.
 
     Args:
-        affine: voxel -> RAS+ mm of the fixed grid.
-        convention: `itk` and `ants` write the same 5-D LPS millimetre file, which Slicer reads too;
-            `voxel` writes (X, Y, Z, 3) in voxels, the Learn2Reg form.
-
-    A JSON file of the same name says unit, frame and direction in words.
+        moving_affine, fixed_affine: voxel -> RAS+ mm.
+        world: `(4, 4)` from a place in the fixed to the corresponding one in the moving image, RAS+
+            mm, such as an affine pre-alignment; the identity by default.
     """
-    if displacement.shape[:2] != (1, 3) or displacement.ndim != 5:
-        raise ValueError(
-            "save_displacement: expected one 3-D displacement (1, 3, D, H, W), got "
-            f"{tuple(displacement.shape)}."
-        )
-    vectors = np.moveaxis(displacement[0].detach().cpu().numpy(), 0, -1)  # (D, H, W, 3)
-    if convention in ("itk", "ants"):
-        matrix = RAS_TO_LPS @ affine[:3, :3]
-        array = (vectors @ matrix.T).astype(np.float32)[:, :, :, None, :]
-        unit, frame = "mm", "LPS"
-    elif convention == "voxel":
-        array, unit, frame = vectors.astype(np.float32), "voxel", "array axes"
-    else:
-        raise ValueError(
-            f"save_displacement: expected convention='itk', 'ants' or 'voxel', got {convention!r}."
-        )
-    path = Path(path)
-    intent = "vector" if unit == "mm" else "none"
-    write_volume(path, array, affine, intent=intent, overwrite=overwrite)
-    description = {
-        "content": "displacement on the fixed grid; maps points of the fixed image to the moving "
-        "image",
-        "unit": unit,
-        "frame": frame,
-        "convention": convention,
-        "shape": list(vectors.shape[:3]),
-    }
-    text = json.dumps(description, indent=1) + "\n"
-    sidecar = _sidecar(path)
-    write_atomically(sidecar, lambda temporary: temporary.write_text(text), overwrite=overwrite)
-    return path
+    there = fixed_affine if world is None else world @ fixed_affine
+    return np.linalg.inv(moving_affine) @ there
 
 
-def load_displacement(path: str | os.PathLike) -> tuple[Displacement, np.ndarray]:
-    """Read a file of `save_displacement`, ANTs or ITK: `(1, 3, D, H, W)` voxels, and its affine.
+def warp_from(
+    image: Shaped[Tensor, "#batch channel *grid"],
+    displacement: Displacement,
+    to_moving: np.ndarray,
+    *,
+    interpolation: Interpolation = "linear",
+    fill: float = 0.0,
+) -> AnyImage:
+    """`warp` of an image that lies on a grid of its own, in one interpolation.
 
-    The form decides, never a guess: 5-D with intent "vector" is LPS mm; 4-D with three components
-    needs our JSON file beside it, which says voxels.
+    Args:
+        image: `(1, C, *moving shape)`.
+        displacement: `(1, n, *fixed shape)`, voxels of the fixed grid.
+        to_moving: `(4, 4)` of `between_grids`.
+        fill: value outside the moving image.
     """
-    import nibabel
+    require_displacement("warp_from", displacement)
+    coordinates = _mapped(identity_grid(displacement.shape[2:]) + displacement, to_moving)
+    if fill != 0:
+        image = image - fill
+    warped = sample(image, coordinates, interpolation=interpolation)
+    return warped + fill if fill != 0 else warped
 
-    path = Path(path)
-    if not path.is_file():
-        raise BadInputError(f"{path}: the file does not exist. Check the path.")
-    try:
-        image = nibabel.load(path)
-        array = np.asarray(image.dataobj, dtype=np.float64)
-    except Exception as error:
-        raise BadInputError(
-            f"{path}: cannot be read as NIfTI ({error}). Export it again."
-        ) from error
-    intent = image.header.get_intent()[0]
-    if array.ndim == 5 and array.shape[3:] == (1, 3) and intent == "vector":
-        matrix = np.linalg.inv(RAS_TO_LPS @ image.affine[:3, :3])
-        vectors = array[:, :, :, 0, :] @ matrix.T
-    elif array.ndim == 4 and array.shape[3] == 3 and _declared_unit(path) == "voxel":
-        vectors = array
-    else:
-        raise BadInputError(
-            f"{path}: expected a 5-D vector file in LPS mm (X, Y, Z, 1, 3), or a 4-D file with "
-            f"our JSON beside it, found shape {array.shape} and intent {intent!r}."
+
+def after_world_map(
+    displacement: Displacement, affine: np.ndarray, world: np.ndarray
+) -> Displacement:
+    """One displacement for "first x + u(x), then the world matrix", in voxels of the same grid.
+
+    Args:
+        displacement: `(1, n, *shape)`, voxels.
+        affine: voxel -> RAS+ mm of its grid.
+        world: `(4, 4)` RAS+ mm, such as an affine pre-alignment.
+    """
+    require_displacement("after_world_map", displacement)
+    matrix = between_grids(affine, affine, world)
+    grid = identity_grid(displacement.shape[2:], dtype=torch.float64)
+    moved = _mapped(grid + displacement.double(), matrix)
+    return (moved - grid).to(displacement.dtype)
+
+
+def displacement_to_grid(
+    displacement: Displacement,
+    affine: np.ndarray,
+    shape: Sequence[int],
+    new_affine: np.ndarray,
+) -> Float[Tensor, "#batch axes *moved"]:
+    """The same transformation on another grid of the world: undoes a crop, a pad or a resampling.
+
+    Args:
+        displacement: `(B, n, *old shape)`, voxels of the grid with `affine`.
+        shape, new_affine: of the grid to go to. Outside the old grid the nearest vector continues.
+
+    Returns:
+        `(B, n, *shape)`, voxels of the new grid. A network's answer on a crop of the fixed image
+        comes back onto the whole of it.
+    """
+    axes = require_displacement("displacement_to_grid", displacement)
+    if len(shape) != axes or min(shape) < 2:
+        raise ValueError(
+            f"displacement_to_grid: expected {axes} sides of at least 2 voxels, got {tuple(shape)}."
         )
-    tensor = torch.from_numpy(np.moveaxis(vectors, -1, 0).astype(np.float32)[None].copy())
-    return tensor, np.asarray(image.affine)
+    to_old = between_grids(affine, new_affine)
+    places = _mapped(identity_grid(shape, dtype=torch.float64), to_old)
+    vectors = sample(displacement.double(), places, padding="border")
+    turn = torch.from_numpy(np.linalg.inv(to_old[:axes, :axes]))
+    return torch.einsum("ij,bj...->bi...", turn, vectors).to(displacement.dtype)
 
 
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+def _mapped(coordinates: Tensor, matrix: np.ndarray) -> Tensor:
+    """Coordinates `(B, n, ...)` through a `(4, 4)` matrix."""
+    axes = coordinates.shape[1]
+    linear = torch.from_numpy(matrix[:axes, :axes].copy()).to(coordinates)
+    offset = torch.from_numpy(matrix[:axes, 3].copy()).to(coordinates)
+    moved = torch.einsum("ij,bj...->bi...", linear, coordinates)
+    return moved + offset.view(1, axes, *[1] * (coordinates.ndim - 2))
 
 
-def _declared_unit(path: Path) -> str | None:
-    sidecar = _sidecar(path)
-    return json.loads(sidecar.read_text()).get("unit") if sidecar.is_file() else None
+def resample_to_grid(volume: Volume, fixed: Volume, *, labels: bool = False) -> Volume:
+    """A volume on the grid of another one, in the same world; its darkest value outside."""
+    axes = fixed.array.ndim
+    still = torch.zeros(1, axes, *fixed.array.shape)
+    image = torch.from_numpy(np.ascontiguousarray(volume.array))[None, None]
+    moved = warp_from(
+        image,
+        still,
+        between_grids(volume.affine, fixed.affine),
+        interpolation="nearest" if labels else "linear",
+        fill=0.0 if labels else float(volume.array.min()),
+    )
+    return Volume(moved[0, 0].numpy(), fixed.affine, volume.notes)

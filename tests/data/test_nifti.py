@@ -12,9 +12,14 @@ from regnet_lib.data import BadInputError, Volume, read_volume, write_volume
 from regnet_lib.data.nifti import require_same_grid, write_atomically
 
 SHAPE = (5, 6, 7)
-OBLIQUE = np.array(
-    [[-0.9, 0.2, 0.1, 30.0], [0.3, 1.1, -0.2, -12.5], [0.05, 0.1, 2.5, 7.0], [0, 0, 0, 1.0]]
+# Turned about two axes, left-handed, anisotropic.
+OBLIQUE = np.eye(4)
+OBLIQUE[:3, :3] = (
+    np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    @ np.array([[1, 0, 0], [0, 0.96, -0.28], [0, 0.28, 0.96]])
+    @ np.diag([-0.9, 1.1, 2.5])
 )
+OBLIQUE[:3, 3] = (30.0, -12.5, 7.0)
 suffixes = pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 
 
@@ -143,9 +148,9 @@ class TestBadFiles:
         refused(path, "header is not that of a NIfTI file", "again")
 
     def test_other_format(self, tmp_path):
-        path = tmp_path / "image.mha"
+        path = tmp_path / "image.xyz"
         path.write_text("ObjectType = Image")
-        refused(path, ".nii or .nii.gz", "Convert")
+        refused(path, ".nii or .nii.gz", "a MetaImage")
 
     def test_plain_file_under_a_compressed_name(self, tmp_path):
         path = save(tmp_path / "image.nii", texture())
@@ -270,7 +275,7 @@ class TestWriting:
         assert list(tmp_path.iterdir()) == [path]
 
     def test_other_suffixes_are_refused(self, tmp_path):
-        with pytest.raises(BadInputError, match=r"\.nii or \.nii\.gz"):
+        with pytest.raises(BadInputError, match=r"\.nii, \.nii\.gz"):
             write_volume(tmp_path / "image.png", texture(), OBLIQUE)
 
     def test_missing_folder(self, tmp_path):
