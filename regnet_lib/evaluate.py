@@ -3,10 +3,13 @@
     folder = evaluate(EXPERIMENTS["lganetpp.table2.identity"])   # results/<experiment>/<run>/
 
 Per structure: dice, precision, recall (fractions), hd95, assd (mm). Per landmark, numbered from 1:
-tre_mm. Per case: landmarks outside the grid, where there are landmarks; the three folding
-fractions, the local correlation loss, seconds of the registration alone. Labels are warped with the
-nearest neighbour, and through the half-voxel zoom where the experiment's objective uses it: a field
-trained one way has to be evaluated the same way.
+tre_mm, and tre_moving_mm for a prealigned pair (see `Case`). Per case: landmarks outside the grid,
+where there are landmarks; ncc, mse and ssim of the warped and the fixed image; mean, standard
+deviation and minimum of the Jacobian determinant; the three folding fractions; the local
+correlation loss; seconds of the registration alone. `PROTOCOL`
+names the convention of each. Labels are warped with the nearest neighbour, and through the
+half-voxel zoom where the experiment's objective uses it: a field trained one way has to be
+evaluated the same way.
 """
 
 import time
@@ -24,12 +27,14 @@ from regnet_lib.checkpoint import load_weights
 from regnet_lib.data import BadInputError, Case, landmarks_outside, open_dataset
 from regnet_lib.experiments import Experiment
 from regnet_lib.losses import local_ncc
+from regnet_lib.metrics import jacobian_statistics, mse, ncc, ssim
 from regnet_lib.metrics.landmarks import tre_mm
 from regnet_lib.metrics.overlap import overlap_counts
 from regnet_lib.metrics.surface import assd_of, hd95_of, surface_distances_mm
 from regnet_lib.models import create_model
 from regnet_lib.models.sizes import run_at_valid_size
-from regnet_lib.paths import runs_folder
+from regnet_lib.parallel import team
+from regnet_lib.paths import results_folder, runs_folder
 from regnet_lib.results import COLUMNS, WHOLE, new_run_id, write_run
 from regnet_lib.spatial import (
     folding_fraction,
@@ -37,6 +42,7 @@ from regnet_lib.spatial import (
     identity_grid,
     warp,
     warp_labels,
+    warp_points,
 )
 from regnet_lib.train import CHECKPOINT, LOG
 from regnet_lib.types import Displacement
@@ -46,6 +52,10 @@ PROTOCOL = {
     "absent_labels": "nan",
     "hd95": "pooled 95th percentile (medpy)",
     "tre_mm": "continuous positions, all landmarks; outside the grid the nearest displacement",
+    "tre_moving_mm": "the same errors as lengths in the moving scan, before its affine alignment",
+    "ncc, mse": "whole image or the case's region, warped against fixed (AD-RegNet eqs. 20, 21)",
+    "ssim": "AD-RegNet eq. 22 with global means and variances; L = 1, C1 = 0.01^2, C2 = 0.03^2",
+    "jacobian": "det of I + grad u; central differences (np.gradient), all voxels; std with ddof 0",
     "folding": "forward (det < 0, cropped), central (np.gradient, det <= 0), digital (8 corners)",
 }
 
@@ -71,7 +81,8 @@ def evaluate(
     import json
 
     created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    target = machine.choose_device(device)
+    processes = team(machine.choose_device(device))
+    target = processes.device
     dataset = open_dataset(experiment.dataset, data, **experiment.dataset_options)
     model = create_model(experiment.model, **experiment.model_options)
     training: dict[str, object] | None = None
@@ -92,15 +103,19 @@ def evaluate(
         log = path.parent / LOG
     model = model.to(target).eval()
     run_id = new_run_id(experiment.name, created, target.type, experiment.seed, root=root)
+    run_id = processes.gather([run_id])[0]  # one folder for all
 
-    records: list[tuple[str, str, str, float, str]] = []
-    seconds = []
-    for case_id in tqdm(dataset.ids(split), desc=experiment.name, disable=not progress):
+    ids = processes.share(dataset.ids(split))
+    shown = progress and processes.leads
+    measured: list[tuple[float, list[tuple[str, str, str, float, str]]]] = []
+    for case_id in tqdm(ids, desc=experiment.name, disable=not shown):
         case = dataset.case(case_id)
         displacement, spent = _timed(model, case, target)
-        seconds.append(spent)
-        records += measure(case, displacement, zoomed=experiment.objective.zoomed)
-        records.append((case.id, WHOLE, "seconds", spent, "s"))
+        found = measure(case, displacement, zoomed=experiment.objective.zoomed)
+        measured.append((spent, [*found, (case.id, WHOLE, "seconds", spent, "s")]))
+    measured = processes.gather(measured)
+    seconds = [spent for spent, _ in measured]
+    records = [record for _, found in measured for record in found]
     rows = pd.DataFrame(records, columns=["case", "structure", "metric", "value", "unit"])
     rows = rows.assign(
         experiment=experiment.name, run_id=run_id, dataset=experiment.dataset, split=split
@@ -124,7 +139,10 @@ def evaluate(
         },
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
-    return write_run(rows, info, root=root, log=log)
+    if processes.leads:
+        write_run(rows, info, root=root, log=log)
+    processes.wait()
+    return (root or results_folder()) / experiment.name / run_id
 
 
 def measure(
@@ -138,9 +156,17 @@ def measure(
         records += _label_records(case, warped, case.fixed_labels[region])
     if case.moving_landmarks is not None and case.fixed_landmarks is not None:
         records += _landmark_records(case, displacement, zoomed=zoomed)
-    image = warp(case.moving, displacement, zoomed=zoomed)[region]
+    image, fixed = warp(case.moving, displacement, zoomed=zoomed)[region], case.fixed[region]
+    jacobian = jacobian_statistics(displacement[region])
     whole = {
-        "local_ncc_loss": (float(local_ncc(image, case.fixed[region])), "1"),
+        "local_ncc_loss": (float(local_ncc(image, fixed)), "1"),
+        "ncc": (ncc(image, fixed), "1"),
+        "mse": (mse(image, fixed), "1"),
+        # Every adapter hands out intensities in [0, 1].
+        "ssim": (ssim(image, fixed, data_range=1.0), "1"),
+        "jacobian_mean": (float(jacobian.mean[0]), "1"),
+        "jacobian_std": (float(jacobian.std[0]), "1"),
+        "jacobian_minimum": (float(jacobian.minimum[0]), "1"),
         **{
             f"folding_{name}": (float(folding_fraction(displacement[region], name)), "fraction")
             for name in ("forward", "central", "digital")
@@ -180,11 +206,16 @@ def _landmark_records(
     inside = case.fixed_landmarks.clamp(min=torch.zeros_like(last), max=last)
     moving = case.moving_landmarks - (case.fixed_landmarks - inside)
     errors = tre_mm(moving, inside, displacement, case.spacing_mm)
+    found = {"tre_mm": errors}
+    if case.moving_affine is not None:
+        difference = (warp_points(inside, displacement) - moving).double().numpy()
+        found["tre_moving_mm"] = np.linalg.norm(difference @ case.moving_affine[:3, :3].T, axis=1)
     outside = (case.id, WHOLE, "landmarks_outside", float(landmarks_outside(case)), "1")
     return [
         *(
-            (case.id, str(number), "tre_mm", float(error), "mm")
-            for number, error in enumerate(errors, start=1)
+            (case.id, str(number), metric, float(error), "mm")
+            for metric, values in found.items()
+            for number, error in enumerate(values, start=1)
         ),
         outside,
     ]

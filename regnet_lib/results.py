@@ -8,6 +8,7 @@ runs = read_runs("lganetpp.table2.identity")
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,10 +36,11 @@ WHOLE = "all"
 
 @dataclass(frozen=True)
 class Run:
-    """One committed run."""
+    """One committed run, or several that test the folds of one data set (`pooled`)."""
 
     folder: Path
     info: dict[str, object]
+    folds: tuple["Run", ...] = ()
 
     @property
     def experiment(self) -> str:
@@ -51,6 +53,8 @@ class Run:
     @cached_property
     def rows(self) -> pd.DataFrame:
         """All rows of the run, columns `COLUMNS`."""
+        if self.folds:
+            return pd.concat([fold.rows for fold in self.folds], ignore_index=True)
         return pd.read_csv(self.folder / "rows.csv", dtype={"structure": str, "case": str})
 
     @cached_property
@@ -71,6 +75,14 @@ class Run:
         """Mean over structures per case, indexed by case."""
         rows = self.rows[self.rows["metric"] == metric]
         return rows.groupby("case", sort=True)["value"].mean()
+
+
+def pooled(folds: Sequence[Run]) -> Run:
+    """The runs of a cross-validation as one: every case is tested in exactly one of them."""
+    first = folds[0]
+    cases = sum(int(fold.info["evaluation"]["cases"]) for fold in folds)
+    evaluation = {**first.info["evaluation"], "cases": cases}
+    return Run(first.folder, {**first.info, "evaluation": evaluation}, tuple(folds))
 
 
 def write_run(

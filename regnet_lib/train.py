@@ -6,6 +6,8 @@ A run lives in one folder: `train.csv` (one line per step), `checkpoint.safetens
 `settings.json`. The order of the cases follows from seed and epoch alone, so a resumed training
 sees the same pairs; with the generator's state restored it repeats the same losses bit for bit on
 the CPU.
+
+Under `torchrun` every process trains on its share of each batch (`regnet_lib.parallel`).
 """
 
 import csv
@@ -19,13 +21,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from regnet_lib.checkpoint import Progress, load_checkpoint, save_checkpoint
-from regnet_lib.data import BadInputError, Dataset, open_dataset
+from regnet_lib.data import BadInputError, Case, Dataset, open_dataset
+from regnet_lib.data.cache import CachedDataset
 from regnet_lib.data.nifti import write_atomically
 from regnet_lib.experiments import Experiment
-from regnet_lib.losses import Objective
+from regnet_lib.losses import Landmarks, Objective
 from regnet_lib.machine import choose_device, peak_memory_mib
 from regnet_lib.models import create_model
 from regnet_lib.models.sizes import pad_to_valid_size, run_at_valid_size
+from regnet_lib.parallel import Team, team
 from regnet_lib.paths import runs_folder
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -55,6 +59,7 @@ def train(
     experiment: Experiment,
     *,
     data: str | Path | None = None,
+    cache: str | Path | None = None,
     folder: Path | None = None,
     device: str = "auto",
     epochs: int | None = None,
@@ -67,6 +72,8 @@ def train(
 
     Args:
         data: folder of the dataset; default `$REGNET_DATA/<dataset>`.
+        cache: folder for prepared volumes, written in the first epoch and mapped into memory from
+            then on (`regnet_lib.data.cache`); images may lose digits, so it is a setting.
         folder: where the run is written; default `runs/<experiment>`.
         epochs: another number of epochs than the experiment's; part of the run's settings, so a
             run cannot be lengthened afterwards.
@@ -85,19 +92,27 @@ def train(
             f"{experiment.model!r} may need no training. Evaluate it directly."
         )
     folder = Path(folder or runs_folder() / experiment.name)
-    target = choose_device(device)
+    processes = team(choose_device(device))
+    target = processes.device
     dataset = open_dataset(experiment.dataset, data, **experiment.dataset_options)
-    batches = _Batches(dataset, experiment, epochs)
+    if cache is not None:
+        dataset = CachedDataset(dataset, cache)
+    batches = _Batches(dataset, experiment, epochs, processes)
     settings = {**experiment.as_dict(), "epochs": epochs, "steps": batches.steps}
+    settings |= {} if cache is None else {"cached": True}
     settings = json.loads(json.dumps(settings))
-    _prepare_folder(folder, settings, resume)
+    if processes.leads:
+        _prepare_folder(folder, settings, resume)
+    processes.wait()
 
     torch.manual_seed(experiment.seed)
     model = create_model(experiment.model, **experiment.model_options).to(target).train()
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise BadInputError(f"{experiment.name}: {experiment.model!r} has no parameters to train.")
     # 3-D convolutions run 1.3x faster on the CPU with the channels innermost; same function.
-    model = model.to(memory_format=torch.channels_last_3d)
+    for weights in model.parameters():
+        if weights.ndim == 5:
+            weights.data = weights.data.to(memory_format=torch.channels_last_3d)
     optimiser = torch.optim.Adam(
         _parameter_groups(model),
         lr=experiment.optimiser.learning_rate,
@@ -108,7 +123,9 @@ def train(
     done = Progress(0, 0.0, 0.0)
     if resume and (folder / CHECKPOINT).exists():
         done = load_checkpoint(folder / CHECKPOINT, model, optimiser, settings)
-    log = _Log(folder / LOG, keep_steps=done.step)
+    elif processes.size > 1:
+        torch.manual_seed(experiment.seed + processes.rank)  # other dropout masks in each process
+    log = _Log(folder / LOG, keep_steps=done.step) if processes.leads else None
 
     started = saved = time.monotonic()
     step = done.step
@@ -122,10 +139,11 @@ def train(
             folder / CHECKPOINT, model, optimiser, Progress(step, elapsed(), memory), settings
         )
 
-    bar = tqdm(total=batches.steps, initial=step, disable=not progress, desc=experiment.name)
+    shown = progress and processes.leads
+    bar = tqdm(total=batches.steps, initial=step, disable=not shown, desc=experiment.name)
     try:
         while step < batches.steps:
-            epoch, ids, moving, fixed = batches.load(step)
+            epoch, ids, moving, fixed, landmarks = batches.load(step)
             rate = experiment.optimiser.learning_rate
             if experiment.optimiser.decay is not None:
                 rate *= experiment.optimiser.decay.factor(epoch)
@@ -135,32 +153,40 @@ def train(
             with torch.autocast(
                 target.type, torch.bfloat16, enabled=experiment.precision == "bfloat16"
             ):
-                loss, parts = _loss(model, experiment.objective, moving, fixed)
-            values = {name: float(value) for name, value in parts.items()}
+                loss, parts = _loss(model, experiment.objective, moving, fixed, landmarks)
+            values = processes.average({name: float(value) for name, value in parts.items()})
             _require_finite(experiment.name, step, ids, values)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
+            processes.average_gradients(model)
             optimiser.step()
             step += 1
-            log.write(step, epoch, ids, values, rate, elapsed())
+            if log is not None:
+                log.write(step, epoch, ids, values, rate, elapsed())
             bar.update()
             bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
             now = time.monotonic()
-            if now - saved > checkpoint_seconds and step < batches.steps:
+            if log is not None and now - saved > checkpoint_seconds and step < batches.steps:
                 save()
                 saved = now
-            if max_minutes is not None and now - started > 60 * max_minutes:
+            over = max_minutes is not None and now - started > 60 * max_minutes
+            if max_minutes is not None and processes.any(over):
                 break
     finally:
         bar.close()
-        log.close()
-        if step > done.step:
-            save()
+        if log is not None:
+            log.close()
+            if step > done.step:
+                save()
     return TrainingResult(folder, step, batches.steps, elapsed())
 
 
 def _loss(
-    model: nn.Module, objective: Objective, moving: Tensor, fixed: Tensor
+    model: nn.Module,
+    objective: Objective,
+    moving: Tensor,
+    fixed: Tensor,
+    landmarks: Landmarks | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective of the registration, or the model's own `training_loss` if it has one.
 
@@ -171,8 +197,9 @@ def _loss(
         padded_moving, padded_fixed, _ = pad_to_valid_size(model, moving, fixed)
         return model.training_loss(objective, padded_moving, padded_fixed)
     displacement = run_at_valid_size(model, moving, fixed).displacement
+    known = {} if landmarks is None else {"landmarks": landmarks}
     with torch.autocast(moving.device.type, enabled=False):
-        return objective(displacement, moving, fixed)
+        return objective(displacement, moving, fixed, **known)
 
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, object]]:
@@ -191,27 +218,53 @@ def _parameter_groups(model: nn.Module) -> list[dict[str, object]]:
 class _Batches:
     """Which cases step number s trains on: a permutation per epoch, drawn from seed and epoch."""
 
-    def __init__(self, dataset: Dataset, experiment: Experiment, epochs: int) -> None:
+    def __init__(
+        self, dataset: Dataset, experiment: Experiment, epochs: int, processes: Team
+    ) -> None:
+        if experiment.batch_size % processes.size:
+            raise BadInputError(
+                f"{experiment.name}: expected a batch size that {processes.size} processes can "
+                f"share evenly, got {experiment.batch_size}."
+            )
         self.dataset = dataset
+        self.processes = processes
         self.ids = dataset.ids("train")
         self.size = experiment.batch_size
         self.seed = experiment.seed
+        self.uses_landmarks = experiment.objective.uses_landmarks
         self.steps_per_epoch = max(len(self.ids) // self.size, 1)
         self.steps = epochs * self.steps_per_epoch
 
-    def load(self, step: int) -> tuple[int, tuple[str, ...], Tensor, Tensor]:
+    def load(self, step: int) -> tuple[int, tuple[str, ...], Tensor, Tensor, Landmarks | None]:
         epoch, position = divmod(step, self.steps_per_epoch)
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
         order = torch.randperm(len(self.ids), generator=generator).tolist()
         chosen = order[position * self.size : (position + 1) * self.size]
         ids = tuple(self.ids[index] for index in chosen)
-        cases = [self.dataset.case(case_id, labels=False) for case_id in ids]
+        shared = self.processes.share(ids)
+        cases = [self.dataset.case(case_id, labels=False) for case_id in shared]
         return (
             epoch,
             ids,
             torch.cat([case.moving for case in cases]),
             torch.cat([case.fixed for case in cases]),
+            _landmarks(cases) if self.uses_landmarks else None,
         )
+
+
+def _landmarks(cases: list[Case]) -> Landmarks | None:
+    """What equation (19) of AD-RegNet needs, of a batch of one; landmarks outside do not count."""
+    case = cases[0]
+    if case.fixed_landmarks is None or case.moving_landmarks is None:
+        return None
+    if len(cases) > 1:
+        raise BadInputError(
+            f"{case.id}: expected a batch of one pair, since the pairs have landmarks and the "
+            f"objective uses them, got {len(cases)}. Set batch_size=1 or landmark_weight=0."
+        )
+    last = torch.tensor(case.shape) - 1
+    inside = ((case.fixed_landmarks >= 0) & (case.fixed_landmarks <= last)).all(dim=1)
+    return Landmarks(case.moving_landmarks[inside], case.fixed_landmarks[inside], case.spacing_mm)
 
 
 class _Log:

@@ -26,7 +26,9 @@ from regnet_lib.machine import choose_device, device_name, versions
 from tools.browser_files import copy_mathjax
 from tools.check_html import report
 from tools.contents import ROOT, missing
+from tools.ledger_page import page as ledger_page
 from tools.notebook_runs import NotebookRun, kernel_environment, run_all
+from tools.reference_page import reference
 from tools.status_page import status_tables
 
 
@@ -75,8 +77,11 @@ def stage(root: Path, staged: Path, record: dict) -> None:
         shutil.copy(root / name, staged)
     shutil.copytree(root / "book", staged / "book", dirs_exist_ok=True)
     copy_mathjax(staged / "book" / "_static" / "vendor")
-    with (staged / "book" / "status.md").open("a", encoding="utf-8") as page:
-        page.write("\n" + status_tables(record, root / "results"))
+    generated = {"status.md": status_tables(record, root / "results"), "reference.md": reference()}
+    for name, text in generated.items():
+        with (staged / "book" / name).open("a", encoding="utf-8") as page:
+            page.write("\n" + text)
+    (staged / "book" / "ledger.md").write_text(ledger_page(), encoding="utf-8")
     for document in missing(root):
         # A chapter may be announced before it is written; links to it already work.
         print(f"build_book: {document} is in _toc.yml but not in the tree: announced as to come")
