@@ -1,4 +1,9 @@
-"""AD-RegNet equation by equation: U-Net, candidate, gate and blend, written out by hand."""
+"""AD-RegNet equation by equation: U-Net, candidate, gate and blend, written out by hand.
+
+Here are (4) to (7) and (13) to (15); (8) to (12) are in `tests/nn/test_cross_attention.py`, the
+regions in `tests/nn/test_regions.py`, and (16) to (19) in `tests/losses/test_objective.py` with
+their terms beside it.
+"""
 
 import pytest
 import torch
