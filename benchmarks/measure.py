@@ -42,8 +42,8 @@ class Comparison:
 
 def measure(comparison: Comparison) -> dict[str, object]:
     """Check, time and weigh both contenders; a JSON-ready row."""
-    ours, ours_mib = _peak_mib(comparison.ours)
-    other, other_mib = _peak_mib(comparison.other)
+    ours, ours_mib = peak_mib(comparison.ours)
+    other, other_mib = peak_mib(comparison.other)
     agreement = comparison.check(ours, other)
     del ours, other
     seconds: dict[str, list[float]] = {"ours": [], "other": []}
@@ -85,7 +85,7 @@ def describe(row: dict[str, object]) -> str:
     )
 
 
-def _peak_mib(run: Callable[[], object]) -> tuple[object, int | None]:
+def peak_mib(run: Callable[[], object]) -> tuple[object, int | None]:
     """The result of a run and how far resident memory rose above where it started (Linux only)."""
     gc.collect()
     try:

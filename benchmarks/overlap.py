@@ -1,5 +1,5 @@
-"""Evaluation of 56 labels at 144x176x144: HD95 against MedPy, overlap against one mask per
-label."""
+"""Evaluation of 56 labels at 144x176x144: HD95 against MedPy, overlap against masks and
+scikit-learn, and all metrics of a case together."""
 
 import os
 from functools import cache, partial
@@ -42,7 +42,17 @@ def overlap_comparisons() -> list[Comparison]:
             other=partial(_masks_overlap, warped, fixed, ids),
             other_name="NumPy, one pair of masks per label",
             check=_equal_overlap,
-        )
+        ),
+        Comparison(
+            case=f"dice of {len(ids)} labels, {source}",
+            ours=partial(_ours_dice, warped, fixed, ids),
+            other=partial(_sklearn_dice, warped, fixed, ids[:: len(ids) // MEASURED][:MEASURED]),
+            other_name=f"scikit-learn's F1, one label at a time ({MEASURED} labels, scaled)",
+            check=_equal_scores,
+            target=50.0,
+            rounds=3,
+            share=MEASURED / len(ids),
+        ),
     ]
 
 
@@ -85,6 +95,12 @@ def _equal_distances(ours: dict[int, float], other: dict[int, float]) -> str:
     return f"largest difference {worst:.1e} mm over {len(other)} labels"
 
 
+def _equal_scores(ours: dict[int, float], other: dict[int, float]) -> str:
+    worst = max(abs(ours[label] - value) for label, value in other.items())
+    assert worst < 1e-12, worst
+    return f"largest difference {worst:.1e} over {len(other)} labels"
+
+
 def _ours_overlap(warped: np.ndarray, fixed: np.ndarray, ids: tuple[int, ...]) -> np.ndarray:
     counts = overlap_counts(warped, fixed, ids)
     return np.stack([counts.dice(), counts.precision(), counts.recall()])
@@ -97,6 +113,16 @@ def _masks_overlap(warped: np.ndarray, fixed: np.ndarray, ids: tuple[int, ...]) 
         both, size_a, size_b = (a & b).sum(), a.sum(), b.sum()
         rows.append((2 * both / (size_a + size_b), both / size_a, both / size_b))
     return np.array(rows).T
+
+
+def _ours_dice(warped: np.ndarray, fixed: np.ndarray, ids: tuple[int, ...]) -> dict[int, float]:
+    return dict(zip(ids, overlap_counts(warped, fixed, ids).dice(), strict=True))
+
+
+def _sklearn_dice(warped: np.ndarray, fixed: np.ndarray, ids: tuple[int, ...]) -> dict[int, float]:
+    from sklearn.metrics import f1_score
+
+    return {label: f1_score((fixed == label).ravel(), (warped == label).ravel()) for label in ids}
 
 
 def _equal_overlap(ours: np.ndarray, other: np.ndarray) -> str:

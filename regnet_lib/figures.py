@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -304,3 +305,43 @@ def checkerboard(first: Tensor, second: Tensor, tiles: int = 8) -> Tensor:
         for axis, side in enumerate(shape)
     )
     return torch.where(index % 2 == 0, first, second)
+
+
+def draw_in_world(ax: Axes, pixels: np.ndarray, affine: np.ndarray, **style: object) -> QuadMesh:
+    """A slice `(W, H)` where its matrix `(3, 3)` puts its pixels, in mm; turned grids stay turned.
+
+    `style` goes to `pcolormesh`, by default the grey scale from 0.
+    """
+    edges = np.indices([side + 1 for side in pixels.shape]) - 0.5
+    x, y = np.tensordot(affine[:2, :2], edges, axes=1) + affine[:2, 2, None, None]
+    drawn = ax.pcolormesh(x, y, pixels, **({"vmin": 0} | style))
+    ax.set_aspect("equal")
+    return drawn
+
+
+def run_dots(
+    values: Mapping[str, pd.Series | np.ndarray],
+    *,
+    label: str,
+    factor: float = 1.0,
+    paper: Sequence[float] = (),
+    title: str = "",
+) -> Figure:
+    """One line per run, one dot per case, our mean as a bar, the paper's mean as a dotted one.
+
+    Args:
+        values: the cases of every run; the runs may have different cases.
+        factor: from the unit of the values to that of the label.
+        paper: one mean per run in the unit of the label, NaN where the paper has none.
+    """
+    figure, ax = plt.subplots(figsize=(7.2, 1.1 + 0.32 * len(values)))
+    for place, cases in enumerate(values.values()):
+        shown = factor * np.asarray(cases, dtype=float)
+        ax.plot(shown, [place] * len(shown), "o", color=BLUE, alpha=0.4)
+        ax.plot([np.nanmean(shown)] * 2, [place - 0.35, place + 0.35], color=BLUE, linewidth=2.5)
+    for place, mean in enumerate(paper):
+        ax.plot([mean] * 2, [place - 0.4, place + 0.4], ":", color=ORANGE, linewidth=2)
+    ax.set_yticks(range(len(values)), list(values), fontsize=8)
+    ax.set_ylim(len(values) - 0.4, -0.6)
+    ax.set(xlabel=label, title=title)
+    return figure

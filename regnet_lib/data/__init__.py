@@ -19,6 +19,7 @@ from regnet_lib.data.ixi_transmorph import IXITransMorph, write_fake_ixi_transmo
 from regnet_lib.data.landmarks import landmarks_outside
 from regnet_lib.data.lpba40 import LPBA40, write_fake_lpba40
 from regnet_lib.data.lung_ct import LungCT, write_fake_lung_ct
+from regnet_lib.data.lung_semireal import LungSemireal, write_fake_lung_semireal
 from regnet_lib.data.msd_hippocampus import Hippocampus, write_fake_hippocampus
 from regnet_lib.data.nifti import BadInputError, Volume, read_volume, write_volume
 from regnet_lib.data.oasis import OASIS, write_fake_oasis
@@ -52,6 +53,7 @@ DATASETS = {
         IXITransMorph,
         LPBA40,
         LungCT,
+        LungSemireal,
         OASIS,
         OASISSamples,
         Phantoms,
@@ -59,7 +61,8 @@ DATASETS = {
     )
 }
 
-# Files of which one must exist in $REGNET_DATA/<name> for a dataset to count as present.
+# Files of which one must exist in $REGNET_DATA/<name> for a dataset to count as present. Phantoms
+# need none, and `lung_semireal` has no folder: it is made from two others.
 MARKERS = {
     name: adapter.markers for name, adapter in DATASETS.items() if hasattr(adapter, "markers")
 }
@@ -69,13 +72,15 @@ def open_dataset(name: str, root: str | os.PathLike | None = None, **options: ob
     """A dataset by name; `root` overrides `$REGNET_DATA/<name>`."""
     if name not in DATASETS:
         raise ValueError(f"open_dataset: expected one of {sorted(DATASETS)}, got {name!r}.")
-    if name in MARKERS:
+    if DATASETS[name] is not Phantoms:
         options["root"] = root
     return DATASETS[name](**options)
 
 
 def available(name: str) -> bool:
     """Whether a dataset can be opened here; phantoms always can."""
+    if name == LungSemireal.name:
+        return all(has_dataset(*part) for part in LungSemireal.made_from.items())
     return name not in MARKERS or has_dataset(name, MARKERS[name])
 
 
@@ -95,6 +100,7 @@ __all__ = [
     "IXIHammersmith",
     "IXITransMorph",
     "LungCT",
+    "LungSemireal",
     "OASISSamples",
     "Phantoms",
     "ProstateMRUS",
@@ -113,6 +119,7 @@ __all__ = [
     "write_fake_ixi_transmorph",
     "write_fake_lpba40",
     "write_fake_lung_ct",
+    "write_fake_lung_semireal",
     "write_fake_oasis",
     "write_fake_oasis_samples",
     "write_fake_prostate_mr_us",

@@ -24,6 +24,8 @@ class Case:
         label_ids: the labels to evaluate, in the order of every table.
         moving_landmarks, fixed_landmarks: `(N, n)` corresponding voxel coordinates, 0-based.
         displacement: the true displacement `(1, n, *shape)` where it is known (phantoms).
+        moving_affine: `(n + 1, n + 1)` voxel -> millimetres of the moving scan as it was taken,
+            where an affine alignment before the case changed lengths: errors are given there too.
         region: part of the grid on which metrics are computed; None means all of it.
     """
 
@@ -37,6 +39,7 @@ class Case:
     moving_landmarks: Points | None = None
     fixed_landmarks: Points | None = None
     displacement: Displacement | None = None
+    moving_affine: np.ndarray | None = None
     region: tuple[slice, ...] | None = None
 
     @property

@@ -88,6 +88,7 @@ class DIRLab(SubjectPairs):
         spacing_mm: voxel size of the recipes `lungs` and `isotropic`, 1 or 2.
         fold: None for methods without training, which test all cases; 1 to 5 for the others: fold
             f tests the cases f and f + 5, validates on the first case after f, and trains on seven.
+        leaky: train on all ten cases and test the same ten, to measure what that is worth.
         geometry: sizes of the cases in the folder, by number.
     """
 
@@ -101,6 +102,7 @@ class DIRLab(SubjectPairs):
         recipe: Recipe = "lungs",
         spacing_mm: Literal[1, 2] = 1,
         fold: int | None = None,
+        leaky: bool = False,
         geometry: Mapping[int, Geometry] = GEOMETRY,
     ) -> None:
         if recipe not in ("lungs", "isotropic", "native"):
@@ -114,8 +116,10 @@ class DIRLab(SubjectPairs):
             )
         if fold is not None and fold not in range(1, FOLDS + 1):
             raise ValueError(f"DIRLab: expected fold=None or 1 to {FOLDS}, got {fold!r}.")
+        if leaky and fold is not None:
+            raise ValueError(f"DIRLab: expected fold=None with leaky=True, got {fold!r}.")
         super().__init__(root)
-        self.recipe, self.spacing_mm, self.fold = recipe, spacing_mm, fold
+        self.recipe, self.spacing_mm, self.fold, self.leaky = recipe, spacing_mm, fold, leaky
         self.geometry = dict(geometry)
         self._grids: dict[int, tuple[tuple[int, ...], np.ndarray]] = {}
 
@@ -123,7 +127,8 @@ class DIRLab(SubjectPairs):
         """All cases as `test`, or those of the fold."""
         fold_of = {number: (number - 1) % FOLDS + 1 for number in sorted(self.geometry)}
         if self.fold is None:
-            return {"test": tuple(f"case{number}" for number in fold_of)}
+            cases = tuple(f"case{number}" for number in fold_of)
+            return {"train": cases, "test": cases} if self.leaky else {"test": cases}
         following = self.fold % FOLDS + 1
         chosen = {number: "train" for number in fold_of}
         chosen |= {number: "test" for number, fold in fold_of.items() if fold == self.fold}

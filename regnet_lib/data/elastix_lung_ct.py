@@ -46,6 +46,8 @@ class ElastixLungCT(SubjectPairs):
         prealigned: start after the affine registration. False starts from the scanner's positions:
             the follow-up is resampled to the grid of the baseline as it lies in the world, which
             cuts off what is beyond.
+        masked: both images are 0 outside their lung: ribs do not glide along with it, and a smooth
+            displacement cannot follow both.
     """
 
     name = "elastix_lung_ct"
@@ -53,9 +55,16 @@ class ElastixLungCT(SubjectPairs):
     markers = ("fixed_baseline_ct.nii.gz",)
     largest_label = 1
 
-    def __init__(self, root: str | os.PathLike | None = None, *, prealigned: bool = True) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike | None = None,
+        *,
+        prealigned: bool = True,
+        masked: bool = False,
+    ) -> None:
         super().__init__(root)
         self.prealigned = prealigned
+        self.masked = masked
 
     def splits(self) -> Mapping[str, tuple[str, ...]]:
         """One case, in `test`."""
@@ -88,19 +97,34 @@ class ElastixLungCT(SubjectPairs):
 
     def case(self, case_id: str, *, labels: bool = True) -> Case:
         """The pair with its 51 landmarks, voxels of the grid of the baseline."""
-        case = super().case(case_id, labels=labels)
+        case = super().case(case_id, labels=labels or self.masked)
+        if self.masked:
+            case = replace(
+                case,
+                moving=case.moving * (case.moving_labels > 0),
+                fixed=case.fixed * (case.fixed_labels > 0),
+            )
+        if not labels:
+            case = replace(case, moving_labels=None, fixed_labels=None)
         points = self._table()
-        affine, moving = case.affine, points[:, 6:]
+        affine, moving, moving_affine = case.affine, points[:, 6:], self._to_follow_up()
         if not self.prealigned:
             affine, moving = read_volume(self.image_path(FOLLOW_UP)).affine, points[:, 3:6]
+            moving_affine = None
         return replace(
             case,
             moving_landmarks=on_grid(moving, affine, case.affine),
             fixed_landmarks=on_grid(points[:, :3], case.affine, case.affine),
+            moving_affine=moving_affine,
         )
 
     def follow_up_mm(self, points: Points) -> np.ndarray:
-        """Voxels `(N, 3)` of the prealigned image, in millimetres (RAS+) of the follow-up.
+        """Voxels `(N, 3)` of the prealigned image, in millimetres (RAS+) of the follow-up."""
+        affine = self._to_follow_up()
+        return points.double().cpu().numpy() @ affine[:3, :3].T + affine[:3, 3]
+
+    def _to_follow_up(self) -> np.ndarray:
+        """`(4, 4)` from voxels of the prealigned image to millimetres of the follow-up.
 
         The affine map is the one that the landmark table implies, exact to 0.001 mm.
         """
@@ -108,8 +132,9 @@ class ElastixLungCT(SubjectPairs):
         prealigned = np.column_stack([table[:, 6:], np.ones(len(table))])
         affine = read_volume(self.image_path(FOLLOW_UP)).affine
         follow_up = table[:, 3:6] @ affine[:3, :3].T + affine[:3, 3]
-        matrix = np.linalg.lstsq(prealigned, follow_up, rcond=None)[0]
-        return np.column_stack([points.double().cpu().numpy(), np.ones(len(points))]) @ matrix
+        matrix = np.eye(4)
+        matrix[:3] = np.linalg.lstsq(prealigned, follow_up, rcond=None)[0].T
+        return matrix
 
     def _table(self) -> np.ndarray:
         return read_columns(self.root / "landmarks_51.csv", 9)

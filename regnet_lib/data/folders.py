@@ -32,8 +32,8 @@ def dataset_folder(
     if not _holds_one(root, expected):
         wanted = " or ".join(str(root / marker) for marker in expected)
         raise BadInputError(
-            f"{name}: expected {wanted}, which does not exist. The layout is described in "
-            f"regnet_lib.data.{name} and on the book's data page."
+            f"{name}: expected {wanted}, which does not exist. The layout is described in the "
+            "module of regnet_lib.data that reads it and on the book's data page."
         )
     return root
 

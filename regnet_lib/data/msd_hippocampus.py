@@ -48,6 +48,7 @@ class Hippocampus(SubjectPairs):
 
     Args:
         root: folder with one of the layouts above; default `$REGNET_DATA/msd_hippocampus`.
+        train: use only so many subjects for training, the first ones; all of them if None.
     """
 
     name = "msd_hippocampus"
@@ -55,7 +56,7 @@ class Hippocampus(SubjectPairs):
     markers = (PACKED, "imagesTr/hippocampus_001.nii.gz")
     largest_label = 2
 
-    def __init__(self, root: str | os.PathLike | None = None) -> None:
+    def __init__(self, root: str | os.PathLike | None = None, *, train: int | None = None) -> None:
         super().__init__(root)
         self._packed: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
         if (self.root / PACKED).exists():
@@ -68,6 +69,7 @@ class Hippocampus(SubjectPairs):
         self._splits = split_by_hash(
             subjects, validation=round(0.1 * count), test=round(0.2 * count)
         )
+        self._splits["train"] = self._splits["train"][:train]
         self._next = {
             subject: names[(index + 1) % len(names)]
             for names in self._splits.values()

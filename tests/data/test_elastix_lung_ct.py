@@ -1,6 +1,7 @@
 """The elastix lung pair: two grids, one world, and where lengths are measured."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from regnet_lib.data import (
     write_fake_elastix_lung_ct,
 )
 from regnet_lib.data.lungs import fake_lungs
+from regnet_lib.evaluate import measure
 from regnet_lib.metrics import dice, tre_mm
 
 SHAPE = (24, 26, 22)
@@ -53,6 +55,32 @@ def test_points_in_the_follow_up(root):
     np.testing.assert_allclose(
         np.linalg.norm(a - b, axis=1), np.linalg.norm(expected, axis=1), atol=1e-2
     )
+
+
+def test_masked_images_keep_their_lungs_alone(root):
+    whole = ElastixLungCT(root).case("right-lung")
+    masked = ElastixLungCT(root, masked=True).case("right-lung", labels=False)
+    assert masked.moving_labels is None and masked.fixed_labels is None
+    for image, of_lung, labels in (
+        (whole.moving, masked.moving, whole.moving_labels),
+        (whole.fixed, masked.fixed, whole.fixed_labels),
+    ):
+        assert torch.equal(of_lung[labels > 0], image[labels > 0])
+        assert (of_lung[labels == 0] == 0).all() and (image[labels == 0] > 0).any()
+
+
+def test_errors_in_the_follow_up_are_rows_of_an_evaluation(root):
+    """An affine map that doubles all lengths doubles the second error."""
+    case = ElastixLungCT(root).case("right-lung")
+    moving_affine = np.diag([2 * size for size in case.spacing_mm] + [1.0])
+    still = torch.zeros(1, 3, *case.shape)
+    records = measure(replace(case, moving_affine=moving_affine), still)
+    errors = {
+        metric: np.array([value for _, _, name, value, _ in records if name == metric])
+        for metric in ("tre_mm", "tre_moving_mm")
+    }
+    np.testing.assert_allclose(errors["tre_moving_mm"], 2 * errors["tre_mm"], rtol=1e-5)
+    assert ElastixLungCT(root, prealigned=False).case("right-lung").moving_affine is None
 
 
 def test_missing_table(root, tmp_path):
