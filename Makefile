@@ -1,4 +1,5 @@
-# Two commands: `make book` (set up, run every notebook, build the HTML book) and `make test`.
+# Two commands: `make book` (set up, run every notebook, build the HTML book) and `make test`, which
+# also opens the viewers and, once it is built, every page of the book in a browser if there is one.
 #   PYTHON=python3.12   another interpreter for the environment
 #   VENV=path           use an environment of yours as it is; nothing is installed into it
 #   JOBS=4              notebooks and test workers at the same time
@@ -14,7 +15,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 export OMP_NUM_THREADS ?= 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: setup book notebooks html test test-lib test-notebooks lint serve clean
+.PHONY: setup book notebooks html test test-lib test-notebooks test-book lint serve clean
 .DEFAULT_GOAL := book
 
 setup: $(STAMP)
@@ -24,6 +25,7 @@ setup: $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  torch==2.13.0 -e '.[book,itk,test,classical]'
 	$(PY) -m pip check
+	$(PY) -m regnet_lib.viewers.itk
 	touch $@
 
 book: $(STAMP)
@@ -33,12 +35,15 @@ notebooks: $(STAMP)
 html: $(STAMP)
 	$(PY) -m tools.build_book --only html
 
-test: test-lib test-notebooks lint
+test: test-lib test-notebooks test-book lint
 test-lib: $(STAMP)
-	$(PY) -m pytest -q -n $(JOBS) --jaxtyping-packages=regnet_lib,beartype.beartype tests
+	$(PY) -m pytest -q -n $(JOBS) --jaxtyping-packages=regnet_lib,beartype.beartype \
+	  --ignore=tests/browser tests
 test-notebooks: $(STAMP)
 	$(if $(NOTEBOOKS),$(PY) -m pytest -q -n $(JOBS) --dist loadscope --nbval-lax --nbval-current-env \
 	  $(NOTEBOOKS),@echo "no notebooks to test")
+test-book: $(STAMP)
+	$(PY) -m pytest -q -rs -n $(JOBS) tests/browser
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
