@@ -10,6 +10,7 @@ from tools.canonical_notebooks import canonical, canonical_text, main
 from tools.check_html import problems, report
 from tools.contents import documents, missing
 from tools.notebook_runs import describe_failure, for_page, title_of
+from tools.reference_page import markdown, reference, signature
 from tools.status_page import status_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,3 +208,34 @@ def test_python_in_prose_runs(name, monkeypatch):
         exec(compile(block, name, "exec"), values)
     if name == "README.md":
         assert values["before"] < 0.65 and values["after"] > 0.9
+
+
+def test_reference_has_every_public_function():
+    text = reference()
+    for name in ("register", "integrate", "save_displacement", "local_ncc", "hd95", "read_volume"):
+        assert f"### `{name}`" in text
+    assert text.count("### `warp`") == 1  # not at the top level again
+    for prefix in ("typing.Literal", "jaxtyping.Float", "pathlib.Path"):
+        assert prefix not in text
+
+
+def test_docstring_sections_become_lists():
+    found = markdown("What, if a < b.\n\nArgs:\n    a, b: first\n        and more.\n    c: `x<y`.")
+    assert found == ("What, if a &lt; b.\n\nArgs\n: `a`, `b`: first and more.\n\n: `c`: `x<y`.\n")
+
+
+def test_long_signatures_have_one_argument_per_line():
+    def quick(first: int, *, second: str = "a") -> float: ...
+
+    def long(
+        an_argument_with_a_long_name: int, *, another_argument: tuple[int, ...] = (1, 2, 3)
+    ) -> float: ...
+
+    assert signature("quick", quick) == 'quick(first: int, *, second: str = "a") -> float'
+    assert signature("long", long).splitlines() == [
+        "long(",
+        "    an_argument_with_a_long_name: int,",
+        "    *,",
+        "    another_argument: tuple[int, ...] = (1, 2, 3),",
+        ") -> float",
+    ]

@@ -7,7 +7,7 @@
 
 from difflib import get_close_matches
 
-from regnet_lib.experiments import ad_regnet, lganetpp, teaching
+from regnet_lib.experiments import ad_regnet, lganetpp, teaching, zoo
 from regnet_lib.experiments.experiment import (
     Experiment,
     LinearDecay,
@@ -20,6 +20,7 @@ TABLES: dict[str, tuple[Experiment, ...]] = {
     **ad_regnet.TABLES,
     **lganetpp.TABLES,
     **teaching.TABLES,
+    **zoo.TABLES,
 }
 
 EXPERIMENTS: dict[str, Experiment] = {

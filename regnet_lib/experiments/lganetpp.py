@@ -143,6 +143,17 @@ _DESCENT = _untrained(
     "Not in the paper's table: the objective of equation (12), minimised pair by pair without a "
     "network; three levels, 80, 60 and 30 iterations (our choice).",
 )
+_NOT_COMPARED = "Not in the paper's table: no training, no network; ours, with the settings"
+_DEEDS = _untrained(
+    "table2",
+    "lpba40",
+    "deeds",
+    "deeds",
+    f"{_NOT_COMPARED} that TransMorph and AD-RegNet compared with.",
+)
+_CONVEXADAM = _untrained(
+    "table2", "lpba40", "convexadam", "ConvexAdam", f"{_NOT_COMPARED} of the official package."
+)
 _on_lpba40 = partial(_experiment, "table2", "lpba40")
 
 
@@ -155,7 +166,10 @@ TABLE2 = (
     _SYN,
     _DESCENT,
     *map(_on_lpba40, METHODS),
-    *(_at(2, experiment) for experiment in (_IDENTITY, _DESCENT, *map(_on_lpba40, METHODS))),
+    *(
+        _at(2, experiment)
+        for experiment in (_IDENTITY, _DESCENT, _DEEDS, _CONVEXADAM, *map(_on_lpba40, METHODS))
+    ),
     shortened(_at(2, _on_lpba40(VOXELMORPH)), epochs=40, precision="float32"),
     *(shortened(_at(2, _on_lpba40(method))) for method in (OFFICIAL, PAPER)),
 )

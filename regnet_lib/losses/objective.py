@@ -40,6 +40,11 @@ class Objective:
     diffusion_weight: float = 1.0
     zoomed: bool = False
 
+    @property
+    def uses_landmarks(self) -> bool:
+        """Whether `landmarks=` is an argument of the call."""
+        return False
+
     def __call__(
         self, displacement: Displacement, moving: Image, fixed: Image
     ) -> tuple[Tensor, Parts]:
@@ -94,6 +99,11 @@ class ADRegNetObjective(Objective):
     similarity_weight: float = 1.0
     regularity_weight: float = 0.1
     landmark_weight: float = 1.0
+
+    @property
+    def uses_landmarks(self) -> bool:
+        """Equation (19) counts, for the pairs that have landmarks."""
+        return self.landmark_weight > 0
 
     def __call__(
         self,

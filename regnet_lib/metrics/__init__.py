@@ -5,6 +5,7 @@ from regnet_lib.metrics.landmarks import tre_mm
 from regnet_lib.metrics.overlap import dice, overlap_counts, precision, recall
 from regnet_lib.metrics.regularity import (
     JacobianStatistics,
+    folding_inside,
     jacobian_statistics,
     non_diffeomorphic_volume,
     sd_log_jacobian,
@@ -31,6 +32,7 @@ __all__ = [
     "dice",
     "element_distances_mm",
     "element_sizes",
+    "folding_inside",
     "hd95",
     "holm",
     "jacobian_statistics",

@@ -8,7 +8,8 @@
   The field is read as linear inside tetrahedra, so no fold can hide between voxels: one voxel
   pushed 6 voxels aside has a central-difference determinant of 1, but a volume of 4.67 folds.
 
-Fractions of folded voxels are in `regnet_lib.spatial.folding_fraction`.
+Fractions of folded voxels are in `regnet_lib.spatial.folding_fraction`; `folding_inside` is that of
+the voxels which Learn2Reg looks at.
 
     volume = non_diffeomorphic_volume(displacement)   # (B, 3, D, H, W) voxels -> (B,) voxels
     percent = 100 * volume / displacement[0, 0].numel()
@@ -69,18 +70,24 @@ def sd_log_jacobian(
         )
     determinant = jacobian_determinant(field, "central")[:, 0].double()
     if convention == "learn2reg":
-        if min(determinant.shape[1:]) <= 2 * LEARN2REG_CROP:
-            raise ValueError(
-                f"sd_log_jacobian: expected at least {2 * LEARN2REG_CROP + 1} voxels along every "
-                f"axis for convention='learn2reg', got {tuple(determinant.shape[1:])}."
-            )
-        # Learn2Reg pads its differences with 0, which reaches only what it then cuts off.
-        for dim in range(1, determinant.ndim):
-            size = determinant.shape[dim] - 2 * LEARN2REG_CROP
-            determinant = determinant.narrow(dim, LEARN2REG_CROP, size)
-        determinant = determinant + LEARN2REG_SHIFT
+        determinant = _inside("sd_log_jacobian", determinant) + LEARN2REG_SHIFT
     logarithm = determinant.clamp(*LOG_LIMITS).log()
     return logarithm.flatten(1).std(1, correction=0).cpu().numpy()
+
+
+def folding_inside(displacement: Field) -> np.ndarray:
+    """Fraction of voxels with det J <= 0, central differences, without two at every face, `(B,)`.
+
+    The voxels of Learn2Reg's evaluation. Its own count, `num_foldings`, is 0 for every field: it
+    counts what is not positive after adding 3 and clipping to at least 1e-9.
+
+    Args:
+        displacement: `(B, n, *shape)`, voxels.
+    """
+    field = _as_field("folding_inside", displacement)
+    determinant = jacobian_determinant(field, "central")[:, 0]
+    folded = _inside("folding_inside", determinant) <= 0
+    return folded.flatten(1).double().mean(1).cpu().numpy()
 
 
 def non_diffeomorphic_volume(displacement: Field) -> np.ndarray:
@@ -108,6 +115,22 @@ def non_diffeomorphic_volume(displacement: Field) -> np.ndarray:
         if axes == 3 and len(set(mirrored)) == 1:
             volume += _negative_part(_central_determinant(inner))
     return (volume / {2: 4, 3: 12}[axes]).cpu().numpy()
+
+
+def _inside(function: str, determinant: Tensor) -> Tensor:
+    """`(B, *shape)` without the voxels that Learn2Reg leaves out.
+
+    It pads its differences with 0, which reaches only what it then cuts off.
+    """
+    if min(determinant.shape[1:]) <= 2 * LEARN2REG_CROP:
+        raise ValueError(
+            f"{function}: expected at least {2 * LEARN2REG_CROP + 1} voxels along every axis, as "
+            f"Learn2Reg leaves out two at every face; got {tuple(determinant.shape[1:])}."
+        )
+    for dim in range(1, determinant.ndim):
+        size = determinant.shape[dim] - 2 * LEARN2REG_CROP
+        determinant = determinant.narrow(dim, LEARN2REG_CROP, size)
+    return determinant
 
 
 def _mirror(field: Tensor, axes: list[int]) -> Tensor:

@@ -3,10 +3,13 @@
 Iqbal et al., "Attention-Driven Framework for Non-Rigid Medical Image Registration", section III.
 Model card:
 
-- code: none was published; this is a reading of the text;
+- repository: none was published; this is a reading of the text;
+- licence: none;
+- compared by: its own paper, Tables I to V;
 - parameters: 30,716,956 (U-Net 28,674,944, cross-attention 1,396,741, regional attention 350,564,
   displacement heads 80,367, gates 214,340);
 - sizes: sides that are multiples of 16, at least 32;
+- deviations: none from the text where it is clear; the readings chosen where it is not are below;
 - cost at 160x192x224, counted by `regnet_lib.profile`: 7.7 TFLOP for a registration, 23.3 for a
   training step, with 40.3 GiB at its peak in float32, 22.4 under bfloat16 autocast, and 10.2 with
   `checkpointing` in addition;

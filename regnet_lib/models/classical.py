@@ -21,7 +21,14 @@ from regnet_lib.types import Image, Registration
 class GradientDescent(nn.Module):
     """Minimise the objective of LGANet++ equation (12) for one pair, coarse to fine.
 
-    No weights, no optional package: the reference that a trained network has to beat.
+    No weights, no optional package: the reference that a trained network has to beat. Model card:
+
+    - repository: none, this is ours;
+    - licence: none;
+    - compared by: neither of the two papers of this book, whose loss it minimises;
+    - parameters: none, and nothing is random;
+    - sizes: all that the coarsest of its levels can halve;
+    - deviations: none to name, as nothing is published.
 
     Args:
         steps: iterations per level, coarse to fine.
@@ -50,6 +57,16 @@ class GradientDescent(nn.Module):
 
 class SyN(nn.Module):
     """Symmetric normalisation (Avants et al., 2008), through antspyx or DIPY.
+
+    Avants et al., "Symmetric diffeomorphic image registration with cross-correlation", Medical
+    Image Analysis 12, 2008. Model card:
+
+    - repository: ANTsX/ANTsPy, and dipy/dipy;
+    - licence: Apache-2.0 and BSD;
+    - compared by: AD-RegNet (Table III) and LGANet++ (tables 2 to 6);
+    - parameters: none;
+    - sizes: all with ANTs; sides of at least 40 voxels with DIPY;
+    - deviations: a fixed seed and one thread, see below.
 
     `engine="ants"`: affine, then deformable. The call is the one of the LGANet++ authors'
     `ANTs_Reg.py`: `ants.registration` with `type_of_transform="SyN"` and all defaults, on whole

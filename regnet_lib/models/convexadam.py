@@ -2,7 +2,20 @@
 
 Siebert, Grossbroehmer, Hansen, Heinrich, "ConvexAdam: self-configuring dual-optimisation-based 3D
 multitask medical image registration", IEEE TMI 2024; the coupled convex search is that of Heinrich
-et al., MICCAI 2014.
+et al., MICCAI 2014. Model card:
+
+- repository: multimodallearning/convexAdam, the package `convexAdam` 0.2.0, which returns the field
+  with its components last and defaults to half precision;
+- licence: Apache-2.0;
+- compared by: neither of the two papers of this book; a strong reference without training;
+- parameters: none, and nothing is random;
+- sizes: at least three cells along each axis: 18 voxels with the default settings;
+- deviations: voxels are counted from centre to centre (the package samples with
+  `align_corners=False`), cells keep their size where it does not divide the image, and all is
+  computed in float32. Descriptor, matching cost and search equal the package's to rounding. On
+  LPBA40 subject S02 at 2 mm the whole fields differ by 0.06 to 0.08 voxels (median in the head)
+  with the three presets, and the Dice scores by at most 0.2 points;
+- result: `results/lganetpp.table2.convexadam.2mm`, on the nine test subjects of LPBA40 at 2 mm.
 
     registration = create_model("convexadam")(moving, fixed)   # (B, 1, D, H, W) twice
 """
@@ -58,21 +71,11 @@ MIND_RADIUS, MIND_DILATION, MIND_CHANNELS = 1, 2, 12
 class ConvexAdam(nn.Module):
     """ConvexAdam (Siebert et al., 2024) with MIND-SSC features.
 
-    Official package: `convexAdam` 0.2.0 on PyPI, Apache-2.0, which returns the field with its
-    components last and defaults to half precision. No parameters; nothing is random. Runs on the
-    device of the images.
-
-    Deviations: voxels are counted from centre to centre (the package samples with
-    `align_corners=False`), cells keep their size where it does not divide the image, and all is
-    computed in float32. Descriptor, matching cost and search equal the package's to rounding. On
-    LPBA40 subject S02 at 2 mm the whole fields differ by 0.06 to 0.08 voxels (median in the head)
-    with the three presets, and the Dice scores by at most 0.2 points.
+    Runs on the device of the images.
 
     Cost: `default` tries 729 displacements for each cell of 6^3 voxels and descends 80 steps on
     3 unknowns per 2^3 voxels. Measured at 72x88x72: 5 s on one CPU core, with less than 0.65 GB for
     the whole process.
-
-    Mean Dice of S02, S03, S04 of LPBA40 at 2 mm: 0.577 before, 0.689 after, no folding.
 
     Args:
         preset: `default` of the package, `brain` (of the MIR repository for IXI at 1 mm), `lung`.

@@ -3,7 +3,8 @@
 Meng et al., "Correlation-aware coarse-to-fine MLPs for deformable medical image registration",
 CVPR 2024. Model card:
 
-- repository: MungoMeng/Registration-CorrMLP, `CorrMLP/networks.py`, GPL-3;
+- repository: MungoMeng/Registration-CorrMLP, `CorrMLP/networks.py`;
+- licence: GPL-3;
 - compared by: LGANet++ (tables 2 to 6), in this configuration;
 - parameters: 4,190,834;
 - sizes: sides that are multiples of 8, at least 16;

@@ -6,8 +6,9 @@ there and back, gives the image again, and that an image registered to itself st
 
 Model card:
 
-- repository: boahK/MEDIA_CycleMorph (no licence; weights of a brain network G_A); compared with by
-  AD-RegNet Table III in the form of the TransMorph repository (MIT);
+- repository: boahK/MEDIA_CycleMorph, with weights of a brain network G_A;
+- licence: none; MIT for the form in the TransMorph repository;
+- compared by: AD-RegNet, Table III, in the form of the TransMorph repository;
 - parameters: 361,299 for G_A, which registration uses alone; training has both, 722,598;
 - sizes: sides that are multiples of 16;
 - deviations: outside the volume the released warp clamps indices behind one voxel of zeros, ours

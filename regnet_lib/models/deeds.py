@@ -3,7 +3,19 @@
 Heinrich, Jenkinson, Brady, Schnabel, "MRF-based deformable registration and ventilation estimation
 of lung CT", IEEE TMI 2013, with the MIND-SSC descriptor of Heinrich et al., MICCAI 2013. No
 training and no gradient: for each cell of a grid, every displacement of a dense set is tried, and
-dynamic programming on a tree finds the best combination of all cells at once.
+dynamic programming on a tree finds the best combination of all cells at once. Model card:
+
+- repository: mattiaspaul/deedsBCV, a program in C++;
+- licence: MIT;
+- compared by: AD-RegNet, Table III, with the preset `ixi`;
+- parameters: none, and nothing is random;
+- sizes: at least two of the largest cells along each axis: 12 voxels with the preset `ixi`;
+- deviations: control points sit in the centres of their cells, where the program puts them at the
+  first voxel, half a cell off (0.6 points of Dice on one pair of LPBA40 at 2 mm); the noise
+  estimate of MIND-SSC has the bounds of `mind_ssc_descriptor`, and its windows continue the border
+  where the program's shrink; edges of equal cost enter the tree in the order of the cells. Not
+  compared with the program's output: only the steps are tested, each against its definition;
+- result: `results/lganetpp.table2.deeds.2mm`, on the nine test subjects of LPBA40 at 2 mm.
 
     registration = create_model("deeds")(moving, fixed)   # (B, 1, D, H, W) twice
 """
@@ -52,22 +64,13 @@ CONSISTENCY_ITERATIONS = 10
 class Deeds(nn.Module):
     """deeds (Heinrich et al., 2013), with the settings that TransMorph and AD-RegNet compared with.
 
-    Official program: `mattiaspaul/deedsBCV`, C++, MIT licence. Reimplemented from its description:
-    dense sampling, MIND-SSC in 60 bits, minimum spanning tree with exact belief propagation,
-    both directions made consistent, five levels. No parameters; nothing is random.
-
-    Deviations: control points sit in the centres of their cells, where the program puts them at
-    the first voxel, half a cell off (0.6 points of Dice on one pair of LPBA40 at 2 mm); the noise
-    estimate of MIND-SSC has the bounds of `mind_ssc_descriptor`, and its windows continue the
-    border where the program's shrink; edges of equal cost enter the tree in the order of the cells.
-    Not compared with the program's output: only the steps are tested, each against its definition.
+    Dense sampling, MIND-SSC in 60 bits, minimum spanning tree with exact belief propagation, both
+    directions made consistent, five levels.
 
     Cost: for each pair and direction the preset `ixi` compares 0.98 billion 60-bit codes at
     72x88x72 voxels, in proportion to the voxels. Measured there: 12 s on one CPU core and 0.65 GB
     for the whole process. The largest table of costs at 160x192x224 is 0.43 GB, held twice.
     It runs on the CPU wherever the images are.
-
-    Mean Dice of S02, S03, S04 of LPBA40 at 2 mm: 0.577 before, 0.692 after, no folding.
 
     Args:
         preset: `ixi`, the settings of the TransMorph repository on IXI at 1 mm (finest cells of 2

@@ -8,7 +8,9 @@ point's displacement; cubic B-splines carry it to all voxels. Stages are compose
 Model card:
 
 - repository: none by the authors of the article; BDdeVos/TorchIR is the first author's later
-  rewrite. Compared with by AD-RegNet Table I ("De Vos", cited there with another title);
+  rewrite;
+- licence: MIT (TorchIR);
+- compared by: AD-RegNet, Table I ("De Vos", cited there with another title);
 - parameters: 114,691 per stage of 32 channels, 344,073 for the three stages;
 - sizes: sides that are multiples of the coarsest grid, 16 voxels, and at least twice that;
 - deviations: the affine network in front is left out (lung pairs come pre-aligned), the grids 16,

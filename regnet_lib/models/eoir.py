@@ -2,7 +2,8 @@
 
 Chen et al., "Encoder-only image registration", IEEE TCSVT 2026. Model card:
 
-- repository: XiangChen1994/EOIR, `src/models/EOIR.py`, MIT;
+- repository: XiangChen1994/EOIR, `src/models/EOIR.py`;
+- licence: MIT;
 - compared by: neither of the two papers of this book; it came second on the brain data of LUMIR
   2024 and is the simplest strong network here;
 - parameters: 909,232 with 32 channels;

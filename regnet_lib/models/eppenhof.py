@@ -7,7 +7,9 @@ several grid spacings, and the network has to find that field.
 
 Model card:
 
-- repository: none. Compared with by AD-RegNet Table I ("Eppenhof", cited there with another title);
+- repository: none;
+- licence: none;
+- compared by: AD-RegNet, Table I ("Eppenhof", cited there with another title);
 - parameters: 1,359,587;
 - sizes: sides that are multiples of 8;
 - deviations: a family. Supervision by composed random B-splines and the squared error of the field

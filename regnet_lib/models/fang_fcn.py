@@ -6,10 +6,11 @@ network estimates the field of a pair in one pass and learns from similarity and
 
 Model card:
 
-- repository: none. Compared with by AD-RegNet Table I ("Fang", cited there with a title that could
-  not be found);
+- repository: none;
+- licence: none;
+- compared by: AD-RegNet, Table I ("Fang", cited there with a title that could not be found);
 - parameters: 1,486,380;
-- sizes: sides that are multiples of 8;
+- sizes: sides that are multiples of 8, at least 16;
 - deviations: a family, not a reproduction. Layers and widths are ours, in the manner of fully
   convolutional networks (Long et al., 2015): every scale predicts, and the predictions are added
   from coarse to fine.

@@ -3,7 +3,8 @@
 Tan et al., "GroupMorph: medical image registration via grouping network with contextual fusion",
 IEEE TMI 2024. Model card:
 
-- repository: TVayne/GroupMorph, `Model/Net.py`, without a licence;
+- repository: TVayne/GroupMorph, `Model/Net.py`;
+- licence: none;
 - compared by: LGANet++ (tables 2 to 6) with `preset="lganet", compat=True`: two groups everywhere;
 - parameters: 1,373,660 (official) or 1,208,668 (lganet), and the positional tables, which grow with
   the training images: 2,365,440 or 2,257,920 for 96x112x80. The official class declares 69,216 or

@@ -1,5 +1,14 @@
 """No registration at all: the row every table starts from.
 
+A zero displacement, whatever the images. Model card:
+
+- repository: none, this is ours;
+- licence: none;
+- compared by: every table of results, as the error before registration;
+- parameters: none;
+- sizes: all;
+- deviations: none.
+
 registration = Identity()(moving, fixed)   # displacement 0
 """
 

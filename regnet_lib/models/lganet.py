@@ -1,9 +1,12 @@
 """LGANet: the conference version of LGANet++, five levels without correlation and scale fusion.
 
 The "LGANet" row of the tables of LGANet++ (Huang et al., "Unsupervised deformable image
-registration with local-global attention and image decomposition"). Model card:
+registration with local-global attention and image decomposition"), published by Huang and Sui,
+"Dual-stream pyramidal attention networks for medical image registration", ISBI 2025. Model card:
 
 - repository: huangzyong/LGANet-Registration, `code/models/LGANet.py`; no weights are published;
+- licence: none;
+- compared by: LGANet++ (tables 2 to 6);
 - parameters: 34,872,957, all of them used; the released class declares 66,454,287;
 - sizes: sides that are multiples of 16, at least 96, see `LGANet.valid_shape`;
 - deviations: none in the result; modules that the released forward pass never reaches are left out.
@@ -111,6 +114,9 @@ class LGANet(nn.Module):
 
     The pyramid of the result holds the composed fields of levels 5 to 1; `extras["velocities"]` the
     decoders' outputs before integration, in the same order.
+
+    Args:
+        channels: of levels 1 to 5, multiples of 4; (4, 8, 16, 32, 64) suits a small machine.
     """
 
     # What the authors' class declares, used or not.
@@ -151,13 +157,13 @@ class LGANet(nn.Module):
         ),
     )
 
-    def __init__(self) -> None:
+    def __init__(self, channels: tuple[int, int, int, int, int] = CHANNELS) -> None:
         super().__init__()
-        self.encoder = FeaturePyramid(CHANNELS)
-        coarsest, *finer = reversed(tuple(enumerate(CHANNELS, start=1)))
+        self.encoder = FeaturePyramid(channels)
+        coarsest, *finer = reversed(tuple(enumerate(channels, start=1)))
         self.decoders = nn.ModuleDict({str(coarsest[0]): CoarsestDecoder(coarsest[1])})
-        for level, channels in finer:
-            self.decoders[str(level)] = RefiningDecoder(channels, decomposes=level > 1)
+        for level, width in finer:
+            self.decoders[str(level)] = RefiningDecoder(width, decomposes=level > 1)
 
     def valid_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The valid shape at least as large along every axis that adds the fewest voxels."""

@@ -15,7 +15,17 @@ scales that starts alive. It has the switches of the ablation, Table 1:
 | 4     | True  | True  | True  | 6,658,692  | 6,602,260                               | 24.353 M|
 
 The authors released Model 4 alone, and Table 1 counts what their class declares, used or not;
-Models 1 to 3 are reconstructed from these counts.
+Models 1 to 3 are reconstructed from these counts. Model card:
+
+- repository: huangzyong/LGANet-Registration, `code/models/LGANetPlusPlus.py`; no weights are
+  published;
+- licence: none;
+- compared by: its own paper, Tables 1 to 6;
+- parameters: 6,602,260 ("official"), 6,658,692 ("paper"); the released class declares 25,535,632;
+- sizes: sides that are multiples of 8; "official" also wants the coarsest grid to divide into its
+  local groups, see `LGANetPP.valid_shape`;
+- deviations: "official" none in the result; "paper" departs from the released code where the text
+  says otherwise.
 
 Both images pass one encoder (levels 1 to 4, channels 8 to 64). Level 4 estimates a first
 displacement by attention, levels 3 to 1 refine it: warp the moving features, estimate a velocity,

@@ -1,12 +1,14 @@
 """LL-Net: a U-Net of gated depthwise convolutions with large kernels; few parameters, many maps.
 
-The network that AD-RegNet's Table III lists as LL-Net-Tiny, -Small, -Large and -diff-Small. Model
-card:
+The network that AD-RegNet's Table III lists as LL-Net-Tiny, -Small, -Large and -diff-Small.
+
+Model card:
 
 - paper: AD-RegNet cites "LL-Net: learning large deformation fields for fast medical image
   registration"; this file follows the repository, not a paper;
-- repository: BoyOfChu/LL_Net, commit ed2544f, without a licence; it holds weights of Tiny, Small
-  and diff-Small;
+- repository: BoyOfChu/LL_Net, commit ed2544f, which holds weights of Tiny, Small and diff-Small;
+- licence: none;
+- compared by: AD-RegNet, Table III;
 - parameters: 170,157 (Tiny), 602,925 (Small and diff-Small), 1,247,677 (Large); all of them used.
   "Large" is published with kernels of 7 and of 5 (1,197,037): `LLNet(24, 7)` and `LLNet(24, 5)`;
 - memory: few parameters do not make a light network. Small keeps 12.7 GiB for the backward pass of

@@ -7,8 +7,9 @@ on its own scale, then all of them together.
 
 Model card:
 
-- repository: none. Compared with by AD-RegNet Table I ("Jiang", cited there with a title that could
-  not be found);
+- repository: none;
+- licence: none;
+- compared by: AD-RegNet, Table I ("Jiang", cited there with a title that could not be found);
 - parameters: 345,225;
 - sizes: sides that are multiples of 4, at least 8;
 - deviations: a family. Scales, joint training and the warp between scales are the article's; the

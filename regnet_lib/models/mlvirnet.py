@@ -6,8 +6,9 @@ levels are trained one after the other, each with the weights of the coarser one
 
 Model card:
 
-- repository: none. Compared with by AD-RegNet Table I ("Hering", cited there with a title that
-  could not be found);
+- repository: none;
+- licence: none;
+- compared by: AD-RegNet, Table I ("Hering", cited there with a title that could not be found);
 - parameters: 655,209 for three levels;
 - sizes: sides that are multiples of 32;
 - deviations: a family. Pyramid, one U-Net per level and the start from the coarser field are the

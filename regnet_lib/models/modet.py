@@ -3,8 +3,9 @@
 Wang et al., "ModeT: learning deformable image registration via motion decomposition transformer",
 MICCAI 2023. Model card:
 
-- repository: ZAX130/SmileCode, `ModeT/models.py`, without a licence; its CUDA operator and its
-  PyTorch fallback compute the same;
+- repository: ZAX130/SmileCode, `ModeT/models.py`; its CUDA operator and its PyTorch fallback
+  compute the same;
+- licence: none;
 - compared by: LGANet++ (tables 2 to 6) with `preset="lganet"`: twice the width, half the features
   per head, and the usual scale of attention;
 - parameters: 1,029,670 (official), 3,681,750 (lganet);
@@ -22,7 +23,6 @@ fields against each other, voxel by voxel, on the next finer grid.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Literal
 
 import torch
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from regnet_lib.models.official_weights import KeyMap
 from regnet_lib.models.sizes import next_multiple, require_valid_images
 from regnet_lib.nn.blocks import ConvActivation, ConvNormActivation, conv
-from regnet_lib.nn.correlation import local_correlation
+from regnet_lib.nn.expected_offset import expected_offset
 from regnet_lib.nn.pyramid import Pyramid
 from regnet_lib.spatial import compose, resample, resize, warp
 from regnet_lib.types import Displacement, Image, Registration
@@ -71,20 +71,14 @@ class NeighbourAttention(nn.Module):
         nn.init.zeros_(self.project[0].bias)
         self.bias = nn.Parameter(torch.zeros(heads, 3, 3, 3))
         self.heads = heads
-        # local_correlation is a mean over the features, attention a sum
-        self.factor = scale * head_features
+        self.factor = scale
 
     def forward(
         self, moving: Tensor, fixed: Tensor
     ) -> Float[Tensor, "batch heads 3 depth height width"]:
         query, key = self.factor * self._per_head(fixed), self._per_head(moving)
-        logits = local_correlation(query, key)  # (B heads, 27, D, H, W)
-        shape = logits.shape[2:]
-        logits = logits.view(-1, self.heads, 27, shape.numel()) + self.bias.view(self.heads, 27, 1)
-        offsets = logits.new_tensor(list(product((-1, 0, 1), repeat=3)))  # (27, 3)
-        with torch.autocast(logits.device.type, enabled=False):  # the result is a displacement
-            expected = offsets.T @ logits.softmax(dim=2)
-        return expected.unflatten(-1, shape)
+        bias = self.bias.flatten(1).repeat(fixed.shape[0], 1)  # (heads, 3, 3, 3) -> (B heads, 27)
+        return expected_offset(query, key, bias).unflatten(0, (-1, self.heads))
 
     def _per_head(self, features: Tensor) -> Tensor:
         tokens = self.project(rearrange(features, "b c d h w -> b d h w c"))

@@ -5,14 +5,16 @@ Zhou et al., "nnFormer: interleaved transformer for volumetric medical image seg
 and of the tables of TransMorph. Model card:
 
 - repositories: junyuchen245/TransMorph_Transformer_for_Medical_Image_Registration, commit 6357a1d,
-  `IXI/Baseline_Transformers/models/nnFormer`, after 282857341/nnFormer; MIT licence;
+  `IXI/Baseline_Transformers/models/nnFormer`, after 282857341/nnFormer;
+- licence: MIT;
+- compared by: AD-RegNet, Table III;
 - parameters: 34,415,851; the released class declares 45,327,627, of which it never uses a position
   table (10,321,920) and two expansions of coarser maps (589,856);
 - sizes: sides that are multiples of 32; with `compat`, every stage must divide into windows: 160,
   192 and 224 are the smallest sides for windows of 5x6x7;
 - output: a displacement in voxels at full resolution, not integrated, near 0 at the start;
-- errors of the released code, repaired here and kept with `compat=True`, which published numbers
-  come from:
+- deviations: errors of the released code are repaired here and kept with `compat=True`, which
+  published numbers come from:
     1. windows are joined in another order of axes than they were cut, so that every block shuffles
        the voxels;
     2. the shift is undone on an array whose last axis holds width and features together: along

@@ -3,8 +3,9 @@
 Lv et al., "Joint progressive and coarse-to-fine registration of brain MRI via deformation field
 integration and non-rigid feature fusion", IEEE TMI 2022. Model card:
 
-- repositories: JinxLv/Progressvie-and-Coarse-to-fine-Registration-Network (TensorFlow 1.15, GPL-3);
-  its PyTorch version in ZAX130/SmileCode, `Baseline methods/PCnet/models.py`, without a licence;
+- repositories: JinxLv/Progressvie-and-Coarse-to-fine-Registration-Network (TensorFlow 1.15); its
+  PyTorch version in ZAX130/SmileCode, `Baseline methods/PCnet/models.py`;
+- licence: GPL-3; none for the PyTorch version;
 - compared by: LGANet++ (tables 2 to 6) with `preset="lganet"`: half the width, wider gates;
 - parameters: 6,928,647 (smilecode), 1,851,415 (lganet);
 - sizes: sides that are multiples of 8, at least 16;

@@ -3,7 +3,8 @@
 Ma et al., "PIViT: large deformation image registration with pyramid-iterative vision transformer",
 MICCAI 2023. Model card:
 
-- repository: Torbjorn1997/PIViT, `voxelmorph/torch/pivit.py`, without a licence;
+- repository: Torbjorn1997/PIViT, `voxelmorph/torch/pivit.py`;
+- licence: none;
 - compared by: LGANet++ (tables 2 to 6), in this configuration;
 - parameters: 664,873;
 - sizes: sides that are multiples of 8, at least 16;

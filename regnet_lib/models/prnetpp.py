@@ -3,7 +3,8 @@
 Kang et al., "Dual-stream pyramid registration network", Medical Image Analysis 2022. Model card:
 
 - repositories: kangmiao15/Dual-Stream-PRNet-Plus (`voxnet_fusion`) and the version of it in
-  ZAX130/SmileCode, `Baseline methods/PR++/models.py`, both without a licence;
+  ZAX130/SmileCode, `Baseline methods/PR++/models.py`;
+- licence: none, for both;
 - compared by: LGANet++ (tables 2 to 6) with `preset="lganet", compat=True`, the second one;
 - parameters: 613,855 (official), 1,236,965 (lganet);
 - sizes: sides that are multiples of 16, at least 32;

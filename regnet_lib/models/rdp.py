@@ -3,10 +3,11 @@
 Wang et al., "Recursive deformable pyramid network for unsupervised medical image registration",
 IEEE TMI 2024. Model card:
 
-- repository: ZAX130/RDP, `models.py`; an MIT badge without a licence file;
+- repository: ZAX130/RDP, `models.py`;
+- licence: an MIT badge without a licence file;
 - compared by: LGANet++ (tables 2 to 6), in this configuration;
 - parameters: 8,922,444 with 16 channels;
-- sizes: sides that are multiples of 8;
+- sizes: sides that are multiples of 8, at least 16;
 - deviations: none in the result.
 
 Two encoders with weights of their own see the moving and the fixed image. At each of four levels

@@ -1,12 +1,22 @@
 """TransMorph: a Swin transformer encodes both images, a convolutional decoder with skips decodes.
 
 Chen et al., "TransMorph: transformer for unsupervised medical image registration", Medical Image
-Analysis 82, 2022. Compared with by AD-RegNet (Table III). Model card:
+Analysis 82, 2022. Model card:
 
-- repository: junyuchen245/TransMorph_Transformer_for_Medical_Image_Registration, commit 6357a1d,
-  MIT licence;
-- parameters: all declared ones are used, except where two numbers stand; the official counts in the
-  comments of the configuration file ("15,201,579") are stale;
+- repository: junyuchen245/TransMorph_Transformer_for_Medical_Image_Registration, commit 6357a1d;
+- licence: MIT;
+- compared by: AD-RegNet, Table III;
+- parameters: 46,771,251 ("base") and 244,527 ("tiny"), the other presets in the table below; the
+  official counts in the comments of the configuration file ("15,201,579") are stale;
+- sizes: sides that are multiples of 32; windows need not divide the map;
+- output: a displacement in voxels at full resolution, not integrated, near 0 at the start;
+- deviations: none in the result. What a preset never uses is left out: the layers of skips that are
+  off, the bias table of `no_relative_positions`;
+- training as published (IXI): Adam with AMSGrad, 1e-4 falling as (1 - epoch / 500)^0.9, batches of
+  one pair, local correlation in windows of 9 voxels plus diffusion with weight 1, flips along the
+  first axis.
+
+All declared parameters are used, except where two numbers stand:
 
 | preset                  | parameters  | declared    |
 |-------------------------|-------------|-------------|
@@ -20,14 +30,6 @@ Analysis 82, 2022. Compared with by AD-RegNet (Table III). Model card:
 | `no_relative_positions` | 46,688,883  | 46,771,251  |
 | `learned_positions`     | 63,630,387  |             |
 | `sinusoidal_positions`  | 46,771,251  |             |
-
-- sizes: sides that are multiples of 32; windows need not divide the map;
-- output: a displacement in voxels at full resolution, not integrated, near 0 at the start;
-- deviations: none in the result. What a preset never uses is left out: the layers of skips that are
-  off, the bias table of `no_relative_positions`;
-- training as published (IXI): Adam with AMSGrad, 1e-4 falling as (1 - epoch / 500)^0.9, batches of
-  one pair, local correlation in windows of 9 voxels plus diffusion with weight 1, flips along the
-  first axis.
 
 The variants with B-splines, with a probabilistic head and with dropout at test time are networks
 of their own and not part of this file.

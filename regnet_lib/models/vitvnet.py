@@ -6,8 +6,10 @@ of AD-RegNet (Table III) and TransMorph. Model card:
 
 - repositories: junyuchen245/TransMorph_Transformer_for_Medical_Image_Registration, commit 6357a1d,
   `IXI/Baseline_Transformers/models/ViTVNet.py` (the version here), and
-  junyuchen245/ViT-V-Net_for_3D_Image_Registration_Pytorch; MIT licence. The latter, as it is now,
-  has LeakyReLU in place of ReLU;
+  junyuchen245/ViT-V-Net_for_3D_Image_Registration_Pytorch. The latter, as it is now, has LeakyReLU
+  in place of ReLU;
+- licence: MIT;
+- compared by: AD-RegNet, Table III;
 - parameters: 31,560,079 for images of 160x192x224, all of them used;
 - sizes: sides that are multiples of 32. The learned code of 5x6x7 places belongs to 160x192x224;
   for other sizes it is resampled linearly, which the official code cannot;

@@ -13,9 +13,12 @@ published forms of each:
 
 Model card:
 
-- repositories: junyuchen245/TransMorph_Transformer_for_Medical_Image_Registration (MIT) and
-  voxelmorph/voxelmorph (Apache-2.0); compared with by AD-RegNet Table III and LGANet++ Tables 2
-  to 6;
+- repositories: junyuchen245/TransMorph_Transformer_for_Medical_Image_Registration and
+  voxelmorph/voxelmorph;
+- licence: MIT and Apache-2.0;
+- compared by: AD-RegNet (Table III) and LGANet++ (tables 2 to 6);
+- parameters: 274,387 (network 1) and 301,411 (network 2) in the preset "transmorph", more in
+  "official", see the table;
 - sizes: sides that are multiples of 16;
 - deviations: none in the result. The official network 1 follows the widths that the article
   gives, from memory; its repository has no preset for it.

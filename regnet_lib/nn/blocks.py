@@ -60,10 +60,13 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> Conv3d:
 
 
 class ConvActivation(nn.Sequential):
-    """Convolution and LeakyReLU, the only block of VoxelMorph."""
+    """Convolution and LeakyReLU, the only block of VoxelMorph.
+
+    In place: the backward pass reads the sign back from the result, which the next layer keeps too.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, slope: float = 0.2) -> None:
-        super().__init__(conv(inputs, outputs, stride=stride), nn.LeakyReLU(slope))
+        super().__init__(conv(inputs, outputs, stride=stride), nn.LeakyReLU(slope, inplace=True))
 
 
 class InstanceNormActivation(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regnet_lib.nn.blocks import Conv3d
+from regnet_lib.nn.blocks import Conv3d, InstanceNormActivation
 
 
 class ConvNorm(nn.Sequential):
@@ -20,11 +20,11 @@ class ConvNorm(nn.Sequential):
     """
 
     def __init__(self, inputs: int, outputs: int, batch_norm: bool = False) -> None:
-        super().__init__(
-            Conv3d(inputs, outputs, 3, padding=1, bias=False),
-            nn.BatchNorm3d(outputs) if batch_norm else nn.InstanceNorm3d(outputs),
-            nn.ReLU() if batch_norm else nn.LeakyReLU(0.01),
-        )
+        convolution = Conv3d(inputs, outputs, 3, padding=1, bias=False)
+        if batch_norm:
+            super().__init__(convolution, nn.BatchNorm3d(outputs), nn.ReLU(inplace=True))
+        else:
+            super().__init__(convolution, InstanceNormActivation(0.01))
 
 
 class SkipUp(nn.Sequential):

@@ -71,7 +71,9 @@ class TestErrors:
             dice(WARPED, FIXED, [21, 22, 22, 23])
 
     def test_unknown_policy(self):
-        with pytest.raises(ValueError, match="absent='nan' or 'released', got 'one'"):
+        with pytest.raises(
+            ValueError, match="absent to be one of .*'nan'.*'released'.*, got 'one'"
+        ):
             dice(WARPED, FIXED, [1], absent="one")
 
 
@@ -130,6 +132,62 @@ class TestAbsentLabels:
     def test_the_released_policy(self, metric, empty):
         values = metric(self.WARPED, self.FIXED, self.IDS, absent="released")
         np.testing.assert_array_equal(values, [1, 0, 0, empty])
+
+    POLICIES = {
+        "nan": [1, 0, 0, np.nan],
+        "fixed": [1, np.nan, 0, np.nan],
+        "zero": [1, 0, 0, 0],
+        "released": [1, 0, 0, 1],
+    }
+
+    @pytest.mark.parametrize("absent", POLICIES)
+    def test_dice_under_each_policy(self, absent):
+        values = dice(self.WARPED, self.FIXED, self.IDS, absent=absent)
+        np.testing.assert_array_equal(values, self.POLICIES[absent])
+
+    def test_the_mean_depends_on_the_policy(self):
+        """One pair of maps, four published means."""
+        means = {
+            absent: np.nanmean(dice(self.WARPED, self.FIXED, self.IDS, absent=absent))
+            for absent in self.POLICIES
+        }
+        assert means == {"nan": pytest.approx(1 / 3), "fixed": 0.5, "zero": 0.25, "released": 0.5}
+
+    @both
+    def test_labels_of_both_maps_score_the_same_under_all(self, shape):
+        warped, fixed = blob_pair(shape)
+        for metric in METRICS:
+            for absent in (*self.POLICIES, "learn2reg"):
+                values = metric(warped, fixed, IDS, absent=absent, moving_labels=warped)
+                np.testing.assert_array_equal(values, metric(warped, fixed, IDS))
+
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_learn2reg_tells_a_lost_label_from_one_that_never_was(self, metric):
+        """Label 3 was in the moving map and is 0; without it there, it does not count."""
+        lost, never = self.WARPED.copy(), self.WARPED
+        lost[1, 0] = 3
+        for moving, expected in ((lost, [1, np.nan, 0, np.nan]), (never, [1, *[np.nan] * 3])):
+            values = metric(
+                self.WARPED, self.FIXED, self.IDS, absent="learn2reg", moving_labels=moving
+            )
+            np.testing.assert_array_equal(values, expected)
+
+    def test_zero_is_scikit_learns(self):
+        from sklearn.metrics import f1_score
+
+        expected = f1_score(
+            self.FIXED.ravel(), self.WARPED.ravel(), labels=self.IDS, average=None, zero_division=0
+        )
+        np.testing.assert_allclose(
+            dice(self.WARPED, self.FIXED, self.IDS, absent="zero"), expected, rtol=1e-15
+        )
+
+    @pytest.mark.usefixtures("unchecked")
+    def test_learn2reg_needs_the_moving_map(self):
+        with pytest.raises(ValueError, match="expected moving_labels for absent='learn2reg'"):
+            dice(self.WARPED, self.FIXED, self.IDS, absent="learn2reg")
+        with pytest.raises(ValueError, match="of one shape"):
+            dice(self.WARPED, self.FIXED, self.IDS, "learn2reg", self.FIXED.T)
 
 
 class TestProperties:

@@ -7,7 +7,12 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d, gaussian_filter
 
-from regnet_lib.metrics import jacobian_statistics, non_diffeomorphic_volume, sd_log_jacobian
+from regnet_lib.metrics import (
+    folding_inside,
+    jacobian_statistics,
+    non_diffeomorphic_volume,
+    sd_log_jacobian,
+)
 from regnet_lib.spatial import folding_fraction, jacobian_determinant
 
 both = pytest.mark.parametrize("shape", [(9, 11), (7, 8, 9)], ids=["2-D", "3-D"])
@@ -139,6 +144,36 @@ class TestSdLogJacobian:
         assert sd_log_jacobian(field)[0] > 2 * expected
 
 
+class TestFoldingInside:
+    def test_with_scipys_correlation(self):
+        """Differences with zero padding, two voxels cut off every face, not positive."""
+        field = random_field((10, 11, 12), 4.5)
+        rows = [
+            [correlate1d(c, [-0.5, 0, 0.5], axis=axis, mode="constant") for axis in range(3)]
+            for c in field[0]
+        ]
+        jacobian = np.moveaxis(np.array(rows), (0, 1), (-2, -1)) + np.eye(3)
+        determinant = np.linalg.det(jacobian)[2:-2, 2:-2, 2:-2]
+        assert (determinant <= 0).any()
+        assert folding_inside(field)[0] == pytest.approx((determinant <= 0).mean(), rel=1e-12)
+
+    @both
+    def test_a_fold_at_the_face_is_left_out(self, shape):
+        """The first plane is pushed past the others: folded at the face only."""
+        field = np.zeros((1, len(shape), *shape))
+        field[0, 0, 0] = 3
+        assert folding_fraction(torch.from_numpy(field), "central") > 0
+        assert folding_inside(field)[0] == 0
+        field[0, 0, 3] = 3
+        assert folding_inside(field)[0] > 0
+
+    def test_after_adding_3_nothing_is_left_to_count(self):
+        field = random_field((10, 11, 12), 4.5)
+        determinant = np.asarray(jacobian_determinant(torch.from_numpy(field)))
+        assert folding_inside(field)[0] > 0
+        assert (np.clip(determinant + 3, 1e-9, 1e9) <= 0).sum() == 0
+
+
 class TestNonDiffeomorphicVolume:
     @both
     def test_nothing_folds_in_affine_maps_of_positive_determinant(self, shape):
@@ -242,7 +277,8 @@ def test_batches_tensors_and_float32(shape):
 @pytest.mark.usefixtures("unchecked")
 class TestErrors:
     @pytest.mark.parametrize(
-        "metric", [jacobian_statistics, sd_log_jacobian, non_diffeomorphic_volume]
+        "metric",
+        [folding_inside, jacobian_statistics, sd_log_jacobian, non_diffeomorphic_volume],
     )
     def test_shape(self, metric):
         with pytest.raises(ValueError, match=rf"{metric.__name__}: expected displacement of shape"):
@@ -255,5 +291,7 @@ class TestErrors:
             sd_log_jacobian(np.zeros((1, 2, 8, 8)), "l2r")
 
     def test_too_small_for_the_crop(self):
-        with pytest.raises(ValueError, match="at least 5 voxels along every axis"):
+        with pytest.raises(ValueError, match="sd_log_jacobian: expected at least 5 voxels along"):
             sd_log_jacobian(np.zeros((1, 2, 4, 8)), "learn2reg")
+        with pytest.raises(ValueError, match="folding_inside: expected at least 5 voxels along"):
+            folding_inside(np.zeros((1, 2, 8, 4)))
