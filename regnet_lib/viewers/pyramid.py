@@ -5,13 +5,15 @@ view_pyramid(case, registration.pyramid)
 
 from collections.abc import Sequence
 
+from jaxtyping import Float
+from torch import Tensor
+
 from regnet_lib.data.case import Case
 from regnet_lib.spatial import resize, warp
-from regnet_lib.types import Displacement
 from regnet_lib.viewers.page import Viewer, geometry, pack_field, pack_images, still_planes
 
 
-def view_pyramid(case: Case, fields: Sequence[Displacement]) -> Viewer:
+def view_pyramid(case: Case, fields: Sequence[Float[Tensor, "#batch axes ..."]]) -> Viewer:
     """Play how the warped image approaches the fixed one, from no displacement to the last field.
 
     Args:
