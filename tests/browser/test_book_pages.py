@@ -34,6 +34,26 @@ def test_page_is_sound_on_a_phone_and_on_a_desk(opened, overflow, name):
         assert complaints == []
 
 
+# The page at the root only leads on to the cover.
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "index.html"])
+def test_page_has_no_serious_accessibility_fault(opened, name):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+    with opened(SITE / name, 1280) as (page, _):
+        page.wait_for_load_state("load")
+        page.evaluate("() => window.MathJax?.startup?.promise")
+        # Colors that fade from one theme to the other would be measured halfway.
+        page.add_style_tag(content="* { transition: none !important }")
+        for theme in ("dark", "light"):
+            page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+            options = {"resultTypes": ["violations"], "iframes": False}
+            found = axe.Axe().run(page, options=options).response["violations"]
+            assert [
+                (theme, one["id"], one["nodes"][0]["html"][:120])
+                for one in found
+                if one["impact"] in ("serious", "critical")
+            ] == []
+
+
 def test_viewers_in_the_book_react(opened):
     if "notebooks/B_viewers.html" not in PAGES:
         pytest.skip("the chapter on the viewers is not built")
