@@ -56,4 +56,5 @@ def _runs(results: Path) -> list[str]:
         "| experiment | run | device | seconds per case | peak memory (MiB) |",
         "|:--|:--|:--|--:|--:|",
     ]
-    return ["\n".join(["## Result runs", "", *head, *rows])]
+    # Scrolls sideways on a phone; wrapped cells would make every line five lines tall.
+    return ["\n".join(["## Result runs", "", ":::{div} rg-table", *head, *rows, ":::"])]
