@@ -46,7 +46,8 @@ class PyramidView extends View {
     const next = now => {
       if (!this.playing || !this.root.isConnected) return;
       // 1.4 seconds per level; readers who asked for less motion get whole levels only.
-      const step = (now - before) / 1400;
+      // The first frame may carry a time from before the click.
+      const step = Math.max(now - before, 0) / 1400;
       if (!calm || step >= 1) {
         this.level = Math.min(
           this.fields.length,
