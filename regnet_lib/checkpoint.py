@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from regnet_lib.data.nifti import BadInputError, write_atomically
+from regnet_lib.data.atomic import write_atomically
+from regnet_lib.data.volume import BadInputError
 
 FORMAT = "regnet-checkpoint-1"
 

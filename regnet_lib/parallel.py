@@ -34,7 +34,7 @@ class Team:
         return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
-        """This process's part: neighbours of a batch, or every N-th of a longer list of cases."""
+        """This process's part of a batch or of a list of cases: every N-th, from its rank on."""
         return items[self.rank :: self.size]
 
     def wait(self) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from regnet_lib.data.nifti import BadInputError, write_atomically
+from regnet_lib.data.atomic import write_atomically
+from regnet_lib.data.volume import BadInputError
 from regnet_lib.paths import results_folder
 
 COLUMNS = (

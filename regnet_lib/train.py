@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from regnet_lib.checkpoint import Progress, load_checkpoint, save_checkpoint
 from regnet_lib.data import BadInputError, Case, Dataset, open_dataset
+from regnet_lib.data.atomic import write_atomically
 from regnet_lib.data.cache import CachedDataset
-from regnet_lib.data.nifti import write_atomically
 from regnet_lib.experiments import Experiment
 from regnet_lib.losses import Landmarks, Objective
 from regnet_lib.machine import choose_device, peak_memory_mib

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from regnet_lib.data import Dataset
+from regnet_lib.data.atomic import write_atomically
 from regnet_lib.data.case import Case
-from regnet_lib.data.nifti import BadInputError, write_atomically
+from regnet_lib.data.volume import BadInputError
 
 FORMAT = 1  # of the files here; a new number begins new caches
 _POINTS = ("moving_landmarks", "fixed_landmarks")

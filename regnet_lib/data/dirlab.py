@@ -36,12 +36,13 @@ from typing import Literal
 
 import numpy as np
 
+from regnet_lib.data.atomic import write_atomically
 from regnet_lib.data.case import Case
 from regnet_lib.data.landmarks import on_grid, read_columns, require_inside
 from regnet_lib.data.lungs import AIR_HU, fake_lungs, lung_box, to_lung_window
-from regnet_lib.data.nifti import BadInputError, Volume, write_atomically
 from regnet_lib.data.pairs import SubjectPairs
 from regnet_lib.data.preprocess import resample_to
+from regnet_lib.data.volume import BadInputError, Volume
 
 Recipe = Literal["lungs", "isotropic", "native"]
 

@@ -22,12 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
+from regnet_lib.data.atomic import write_atomically
 from regnet_lib.data.fakes import fake_subject
 from regnet_lib.data.freesurfer import ASEG_30, ASEG_IDS, STRUCTURES
-from regnet_lib.data.nifti import BadInputError, Volume, write_atomically
 from regnet_lib.data.pairs import SubjectPairs
 from regnet_lib.data.pickles import read_pickled_arrays
 from regnet_lib.data.preprocess import to_unit_range
+from regnet_lib.data.volume import BadInputError, Volume
 
 ATLAS = "atlas"
 FOLDERS = {"train": "Train", "validation": "Val", "test": "Test"}
