@@ -8,39 +8,15 @@ add (`register(..., refine_steps=50)`).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from regnet_lib.losses import Objective, mind_ssc, mutual_information
+from regnet_lib.losses import Objective
 from regnet_lib.spatial import resample, resize
 from regnet_lib.types import Displacement, Image
 
 Report = Callable[[int, int, float], None]
-Loss = Literal["local_ncc", "global_ncc", "mse", "mind_ssc", "mutual_information"]
-
-
-@dataclass(frozen=True)
-class PairObjective(Objective):
-    """`Objective` with two more similarities, for images of different scanners.
-
-    Attributes:
-        similarity: also `mind_ssc` (Heinrich et al., 2013) and `mutual_information` (Mattes et al.,
-            2003).
-    """
-
-    similarity: Loss = "local_ncc"
-
-    def similarity_of(self, warped: Image, fixed: Image) -> Tensor:
-        """The first term alone, of images that are already aligned."""
-        if self.similarity == "mind_ssc":
-            return mind_ssc(warped, fixed)
-        if self.similarity == "mutual_information":
-            return mutual_information(warped, fixed)
-        return super().similarity_of(warped, fixed)
 
 
 def refine(

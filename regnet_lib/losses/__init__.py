@@ -1,7 +1,7 @@
 """Similarity, regularity and supervision, scalars to minimise."""
 
 from regnet_lib.losses.multimodal import mind_ssc, mind_ssc_descriptor, mutual_information
-from regnet_lib.losses.objective import ADRegNetObjective, Objective
+from regnet_lib.losses.objective import ADRegNetObjective, Objective, Similarity
 from regnet_lib.losses.regularity import bending, diffusion, negative_jacobian
 from regnet_lib.losses.similarity import global_ncc, local_ncc, mse, window_sum
 from regnet_lib.losses.ssim import ssim
@@ -11,6 +11,7 @@ __all__ = [
     "ADRegNetObjective",
     "Landmarks",
     "Objective",
+    "Similarity",
     "bending",
     "diffusion",
     "global_ncc",

@@ -8,10 +8,11 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
+from regnet_lib.losses.multimodal import mind_ssc, mutual_information
 from regnet_lib.losses.regularity import diffusion, negative_jacobian
 from regnet_lib.losses.similarity import global_ncc, local_ncc, mse
 from regnet_lib.losses.ssim import ssim
@@ -20,6 +21,7 @@ from regnet_lib.spatial import warp
 from regnet_lib.types import Displacement, Image
 
 Parts = dict[str, Tensor]
+Similarity = Literal["local_ncc", "global_ncc", "mse", "mind_ssc", "mutual_information"]
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,16 @@ class Objective:
     """What training minimises, as a value.
 
     Attributes:
-        similarity: `local_ncc` (LGANet++ eq. 11), `global_ncc` or `mse`.
+        similarity: `local_ncc` (LGANet++ eq. 11), `global_ncc` or `mse`; for images of different
+            scanners `mind_ssc` (Heinrich et al., 2013) or `mutual_information` (Mattes et al.,
+            2003).
         window_voxels: side of the local window.
         squared: squared local correlation, see `local_ncc`.
         diffusion_weight: lambda of LGANet++ eq. (12).
         zoomed: warp with the half-voxel zoom of the released LGANet training script.
     """
 
-    similarity: Literal["local_ncc", "global_ncc", "mse"] = "local_ncc"
+    similarity: Similarity = "local_ncc"
     window_voxels: int = 9
     squared: bool = True
     diffusion_weight: float = 1.0
@@ -63,8 +67,12 @@ class Objective:
             return global_ncc(warped, fixed)
         if self.similarity == "mse":
             return mse(warped, fixed)
+        if self.similarity == "mind_ssc":
+            return mind_ssc(warped, fixed)
+        if self.similarity == "mutual_information":
+            return mutual_information(warped, fixed)
         raise ValueError(
-            "Objective: expected similarity 'local_ncc', 'global_ncc' or 'mse', got "
+            f"Objective: expected similarity in {', '.join(map(repr, get_args(Similarity)))}, got "
             f"{self.similarity!r}."
         )
 

@@ -104,6 +104,8 @@ class _LocalCorrelation(torch.autograd.Function):
         variance_b.masked_fill_(flat_b, 0)
         cross.masked_fill_(flat_a | flat_b, 0)
         ctx.window, ctx.squared, ctx.shifts = window, squared, (warped_shift, fixed_shift)
+        # Copies: as parts of `sums` the first two would keep all five of it.
+        sum_a, sum_b = sum_a.clone(), sum_b.clone()
         ctx.save_for_backward(warped, fixed, sum_a, sum_b, cross, variance_a, variance_b)
         product = variance_a * variance_b + EPSILON
         return (cross * cross / product if squared else cross * product.rsqrt()).mean()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from regnet_lib.losses import Objective
+from regnet_lib.losses import Objective, Similarity
 from regnet_lib.refine import refine
 from regnet_lib.types import Image, Registration
 
@@ -34,6 +34,7 @@ class GradientDescent(nn.Module):
         steps: iterations per level, coarse to fine.
         window_voxels: window of the local correlation.
         diffusion_weight: weight of the smoothness term.
+        similarity: see `Objective`.
     """
 
     def __init__(
@@ -41,10 +42,13 @@ class GradientDescent(nn.Module):
         steps: Sequence[int] = (80, 60, 30),
         window_voxels: int = 9,
         diffusion_weight: float = 1.0,
+        similarity: Similarity = "local_ncc",
     ) -> None:
         super().__init__()
         self.steps = tuple(steps)
-        self.objective = Objective(window_voxels=window_voxels, diffusion_weight=diffusion_weight)
+        self.objective = Objective(
+            similarity, window_voxels=window_voxels, diffusion_weight=diffusion_weight
+        )
 
     def forward(self, moving: Image, fixed: Image) -> Registration:
         with torch.enable_grad():

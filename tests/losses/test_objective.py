@@ -13,7 +13,9 @@ from regnet_lib.losses import (
     global_ncc,
     landmark_distance,
     local_ncc,
+    mind_ssc,
     mse,
+    mutual_information,
     negative_jacobian,
     ssim,
 )
@@ -31,15 +33,22 @@ def inputs(shape):
 
 @both
 @pytest.mark.parametrize("weight", [0.0, 0.25, 4.0])
-@pytest.mark.parametrize("similarity", ["local_ncc", "global_ncc", "mse"])
+@pytest.mark.parametrize(
+    "similarity", ["local_ncc", "global_ncc", "mse", "mind_ssc", "mutual_information"]
+)
 def test_is_the_weighted_sum_of_its_parts(shape, weight, similarity):
     displacement, moving, fixed = inputs(shape)
     objective = Objective(similarity, window_voxels=5, diffusion_weight=weight)
     loss, parts = objective(displacement, moving, fixed)
     assert list(parts) == ["loss", similarity, "diffusion"]
     warped = warp(moving, displacement)
-    expected = {"local_ncc": local_ncc(warped, fixed, 5), "global_ncc": global_ncc(warped, fixed)}
-    expected = expected.get(similarity, mse(warped, fixed))
+    expected = {
+        "local_ncc": local_ncc(warped, fixed, 5),
+        "global_ncc": global_ncc(warped, fixed),
+        "mse": mse(warped, fixed),
+        "mind_ssc": mind_ssc(warped, fixed),
+        "mutual_information": mutual_information(warped, fixed),
+    }[similarity]
     torch.testing.assert_close(parts[similarity], expected.detach())
     torch.testing.assert_close(parts["diffusion"], diffusion(displacement).detach())
     total = parts[similarity] + weight * parts["diffusion"]
@@ -89,7 +98,7 @@ def test_the_right_displacement_has_the_lower_loss(shape):
 @pytest.mark.usefixtures("unchecked")
 def test_unknown_similarity_is_refused():
     displacement, moving, fixed = inputs((6, 7))
-    with pytest.raises(ValueError, match="'local_ncc', 'global_ncc' or 'mse', got 'ssim'"):
+    with pytest.raises(ValueError, match="'local_ncc', .*'mutual_information', got 'ssim'"):
         Objective("ssim")(displacement, moving, fixed)
 
 
