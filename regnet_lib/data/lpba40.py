@@ -31,7 +31,7 @@ from regnet_lib.data.nifti import (
     require_same_grid,
     write_volume,
 )
-from regnet_lib.data.preprocess import crop, halve_image, halve_labels
+from regnet_lib.data.preprocess import crop, end_for_end, halve_image, halve_labels
 
 ATLAS = "S01"
 TEST_IDS = tuple(f"S{number:02d}" for number in range(2, 11))
@@ -61,6 +61,10 @@ class LPBA40:
             for labels, after the crop, once or twice.
         cropped: the authors' crop. False keeps the whole field of view and sets `Case.region` to
             the crop, for methods that register whole volumes but are evaluated on the crop (SyN).
+        like_ixi: arrays turned end for end along all three axes, so that left, back and down grow
+            as in the other brains (`freesurfer.ORIENTATION`): for networks trained on those. The
+            headers lie about the first two axes (book/data.md), so no reader can do this for us.
+        fixed: a test subject that takes the place of the atlas; it is no moving one then.
     """
 
     name = "lpba40"
@@ -73,12 +77,18 @@ class LPBA40:
         *,
         spacing_mm: Literal[1, 2, 4] = 1,
         cropped: bool = True,
+        like_ixi: bool = False,
+        fixed: str = ATLAS,
     ) -> None:
         if spacing_mm not in (1, 2, 4):
             raise ValueError(f"LPBA40: expected spacing_mm=1, 2 or 4, got {spacing_mm!r}.")
+        if fixed not in (ATLAS, *TEST_IDS):
+            raise ValueError(f"LPBA40: expected fixed={ATLAS!r} or of {TEST_IDS}, got {fixed!r}.")
         self.root = dataset_folder(self.name, root, expected=self.markers)
         self.spacing_mm = spacing_mm
         self.cropped = cropped
+        self.like_ixi = like_ixi
+        self.fixed = fixed
         self._volumes: dict[tuple[str, bool], Volume] = {}
 
     def ids(self, split: str) -> tuple[str, ...]:
@@ -86,12 +96,12 @@ class LPBA40:
         splits = {"train": TRAIN_IDS, "test": TEST_IDS}
         if split not in splits:
             raise ValueError(f"LPBA40: expected split 'train' or 'test', got {split!r}.")
-        return splits[split]
+        return tuple(subject for subject in splits[split] if subject != self.fixed)
 
     def case(self, case_id: str, *, labels: bool = True) -> Case:
         """Subject `case_id` (moving) and the atlas (fixed); label maps on request."""
-        moving, fixed = self._image(case_id), self._image(ATLAS)
-        require_same_grid(moving, fixed, self.image_path(case_id), self.image_path(ATLAS))
+        moving, fixed = self._image(case_id), self._image(self.fixed)
+        require_same_grid(moving, fixed, self.image_path(case_id), self.image_path(self.fixed))
         region = None
         if not self.cropped:
             margin = CROP_VOXELS // self.spacing_mm
@@ -102,7 +112,7 @@ class LPBA40:
             fixed=torch.from_numpy(fixed.array)[None, None],
             affine=fixed.affine,
             moving_labels=self._labels(case_id) if labels else None,
-            fixed_labels=self._labels(ATLAS) if labels else None,
+            fixed_labels=self._labels(self.fixed) if labels else None,
             label_ids=LABEL_IDS,
             region=region,
         )
@@ -145,6 +155,8 @@ class LPBA40:
                 volume = crop(volume, CROP_VOXELS)
             for _ in range(self.spacing_mm // 2):  # not at all, once, twice
                 volume = halve_labels(volume) if labels else halve_image(volume)
+            if self.like_ixi:
+                volume = end_for_end(volume)
             if labels:  # one byte per voxel in memory
                 if volume.array.max() > 255:
                     raise BadInputError(

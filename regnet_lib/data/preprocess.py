@@ -69,6 +69,13 @@ def reorient(volume: Volume, axes: str) -> Volume:
     return Volume(array, volume.affine @ inv_ornt_aff(turn, volume.array.shape))
 
 
+def end_for_end(volume: Volume) -> Volume:
+    """The array reversed along all three axes; every voxel stays at its place in the world."""
+    turn = np.diag([-1.0, -1.0, -1.0, 1.0])
+    turn[:3, 3] = np.array(volume.array.shape) - 1
+    return Volume(np.ascontiguousarray(volume.array[::-1, ::-1, ::-1]), volume.affine @ turn)
+
+
 def to_unit_range(volume: Volume, path: object) -> Volume:
     """Intensities in [0, 1]; volumes that store the same as bytes, 0 to 255, are divided by 255."""
     lowest, highest = float(volume.array.min()), float(volume.array.max())

@@ -40,6 +40,8 @@ class ProstateMRUS(SubjectPairs):
 
     Args:
         root: folder with the layout above; default `$REGNET_DATA/prostate_mr_us`.
+        test: number of pairs to test, the last ones by number; default those in the folder `test`,
+            which are 2, too few for a mean.
     """
 
     name = "prostate_mr_us"
@@ -47,9 +49,9 @@ class ProstateMRUS(SubjectPairs):
     markers = ("train/moving_images/case000000.nii.gz",)
     largest_label = 1
 
-    def __init__(self, root: str | os.PathLike | None = None) -> None:
+    def __init__(self, root: str | os.PathLike | None = None, *, test: int | None = None) -> None:
         super().__init__(root)
-        self._splits = {
+        self._folders = {
             split: tuple(
                 sorted(
                     path.name.removesuffix(".nii.gz")
@@ -58,10 +60,18 @@ class ProstateMRUS(SubjectPairs):
             )
             for split in ("train", "test")
         }
+        names = sorted(self._folders["train"] + self._folders["test"])
+        if test is not None and not 0 < test <= len(names):
+            raise ValueError(f"ProstateMRUS: expected test from 1 to {len(names)}, got {test}.")
+        self._splits = (
+            self._folders
+            if test is None
+            else {"train": tuple(names[:-test]), "test": tuple(names[-test:])}
+        )
         self._landmarks: dict[str, tuple[Points, Points] | None] = {}
 
     def splits(self) -> Mapping[str, tuple[str, ...]]:
-        """`train` and `test`, as the folders have it."""
+        """`train` and `test`, as the folders have it or by number."""
         return self._splits
 
     def pair(self, case_id: str) -> tuple[str, str]:
@@ -131,7 +141,7 @@ class ProstateMRUS(SubjectPairs):
 
     def _path(self, kind: str, subject: str) -> Path:
         scan, _, case_id = subject.partition("/")
-        split = "test" if case_id in self._splits["test"] else "train"
+        split = "test" if case_id in self._folders["test"] else "train"
         return self.root / split / f"{scan}_{kind}" / f"{case_id}.nii.gz"
 
 

@@ -25,6 +25,7 @@ from regnet_lib.data import (
 )
 from regnet_lib.data.freesurfer import ASEG_30, ASEG_IDS, SEG4, SEG35, SEG35_30, STRUCTURES
 from regnet_lib.data.ixi import ATLAS
+from regnet_lib.data.ixi_hh_2mm import T2_LIKE, t2_like
 from regnet_lib.data.splits import fingerprint
 from regnet_lib.experiments import EXPERIMENTS
 from regnet_lib.metrics import dice
@@ -276,6 +277,48 @@ class TestHammersmith:
         np.testing.assert_allclose(
             case.moving[0, 0].numpy(), stored[::-1, ::-1, ::-1] / 255, atol=1e-6
         )
+
+    def test_halved_once_more(self, own_hammersmith):
+        fine, coarse = (IXIHammersmith(own_hammersmith, spacing_mm=size) for size in (2, 4))
+        case_id = fine.ids("test")[0]
+        one, other = fine.case(case_id), coarse.case(case_id)
+        assert other.shape == tuple(side // 2 for side in one.shape)
+        assert other.spacing_mm == (4, 4, 4)
+        means = torch.nn.functional.avg_pool3d(one.moving, 2)
+        torch.testing.assert_close(other.moving, means, rtol=0, atol=1e-6)
+        assert torch.equal(other.moving_labels, one.moving_labels[..., ::2, ::2, ::2])
+
+    def test_standing_like_lpba40(self, own_hammersmith):
+        usual = IXIHammersmith(own_hammersmith)
+        turned = IXIHammersmith(own_hammersmith, like_lpba40=True)
+        one, other = (dataset.case(dataset.ids("test")[0]) for dataset in (usual, turned))
+        assert nibabel.aff2axcodes(other.affine) == ("R", "A", "S")
+        for name in ("moving", "fixed", "moving_labels", "fixed_labels"):
+            assert torch.equal(getattr(other, name), getattr(one, name).flip(2, 3, 4))
+
+    def test_the_contrast_of_moving_images(self, own_hammersmith):
+        as_scanned = IXIHammersmith(own_hammersmith)
+        repainted = IXIHammersmith(own_hammersmith, moving_contrast="t2")
+        case_id = as_scanned.ids("train")[0]
+        t1, t2 = as_scanned.case(case_id), repainted.case(case_id)
+        assert torch.equal(t1.fixed, t2.fixed) and torch.equal(t1.moving_labels, t2.moving_labels)
+        assert torch.equal(t1.moving == 0, t2.moving == 0)
+        tissue = t1.moving > 0.3
+        order = t1.moving[tissue].argsort()
+        assert (t2.moving[tissue][order].diff() <= 0).all()  # what was brighter is darker
+
+    def test_knots_of_the_contrast(self):
+        t1, t2 = (np.array(values, dtype=np.float32) for values in zip(*T2_LIKE, strict=True))
+        np.testing.assert_allclose(t2_like(t1), t2, atol=1e-6)
+        halfway = (t1[3:4] + t1[4:5]) / 2
+        np.testing.assert_allclose(t2_like(halfway), (t2[3] + t2[4]) / 2, atol=1e-6)
+
+    @pytest.mark.usefixtures("unchecked")
+    def test_options(self, own_hammersmith):
+        with pytest.raises(ValueError, match="spacing_mm=2 or 4, got 3"):
+            IXIHammersmith(own_hammersmith, spacing_mm=3)
+        with pytest.raises(ValueError, match="moving_contrast='t1' or 't2', got 'flair'"):
+            IXIHammersmith(own_hammersmith, moving_contrast="flair")
 
     @pytest.mark.parametrize("text", ["", "[]", '{"atlas": "IXI128-HH-1470"}'])
     def test_broken_lists(self, own_hammersmith, text):

@@ -133,6 +133,27 @@ class TestFake:
         expected = (corner + 1.5 - (8 if cropped else 0) - (spacing_mm - 1) / 2) / spacing_mm
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
+    def test_turned_like_the_other_brains(self, fake_lpba40):
+        stored = LPBA40(fake_lpba40, spacing_mm=2).case("S02")
+        turned = LPBA40(fake_lpba40, spacing_mm=2, like_ixi=True).case("S02")
+        for name in ("moving", "fixed", "moving_labels", "fixed_labels"):
+            assert torch.equal(getattr(turned, name), getattr(stored, name).flip(2, 3, 4))
+        # every voxel keeps its place in the world
+        last = np.array(stored.shape) - 1
+        for index in (np.zeros(3), last, np.array([3, 7, 5])):
+            np.testing.assert_allclose(
+                world(turned.affine, index), world(stored.affine, last - index), atol=1e-5
+            )
+
+    def test_another_fixed_subject(self, fake_lpba40):
+        dataset = LPBA40(fake_lpba40, fixed="S02")
+        assert dataset.ids("test") == TEST_IDS[1:] and dataset.ids("train") == TRAIN_IDS
+        case, usual = dataset.case("S03"), LPBA40(fake_lpba40).case("S02")
+        assert torch.equal(case.fixed, usual.moving)
+        assert torch.equal(case.fixed_labels, usual.moving_labels)
+        with pytest.raises(ValueError, match=r"fixed='S01' or of .*, got 'S11'"):
+            LPBA40(fake_lpba40, fixed="S11")
+
     def test_labels_only_on_request(self, own_copy):
         shutil.rmtree(own_copy / "label")
         case = LPBA40(own_copy).case("S02", labels=False)

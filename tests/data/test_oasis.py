@@ -98,7 +98,7 @@ class TestErrors:
             OASIS(neurite, spacing_mm=3)
         with pytest.raises(ValueError, match="'seg35' or 'seg4', got 'seg24'"):
             OASIS(neurite, segmentation="seg24")
-        with pytest.raises(ValueError, match="spacing_mm=1 or 2, got 3"):
+        with pytest.raises(ValueError, match="spacing_mm=1, 2 or 4, got 3"):
             OASISSamples(neurite, spacing_mm=3)
 
     def test_it_is_an_external_test(self, neurite):
@@ -127,6 +127,30 @@ class TestSamples:
         case = dataset.case("sub05")
         assert case.shape == (32, 40, 36)
         assert case.fixed_labels.unique().tolist() == [0, 2, 3, 4, 12, 16, 43, 51]
+
+    def test_both_ways(self, tmp_path):
+        dataset = OASISSamples(write_fake_oasis_samples(tmp_path), both_ways=True)
+        assert dataset.ids("test") == ("sub05", "sub06")
+        one, other = map(dataset.case, dataset.ids("test"))
+        assert torch.equal(one.moving, other.fixed) and torch.equal(one.fixed, other.moving)
+        assert torch.equal(one.moving_labels, other.fixed_labels)
+        assert not torch.equal(one.moving, one.fixed)
+
+    def test_standing_like_lpba40(self, tmp_path):
+        root = write_fake_oasis_samples(tmp_path)
+        one, other = (OASISSamples(root, like_lpba40=turn).case("sub05") for turn in (False, True))
+        assert nibabel.aff2axcodes(other.affine) == ("R", "A", "S")
+        assert torch.equal(other.moving, one.moving.flip(2, 3, 4))
+        assert torch.equal(other.fixed_labels, one.fixed_labels.flip(2, 3, 4))
+
+    def test_a_quarter_of_the_resolution(self, tmp_path):
+        root = write_fake_oasis_samples(tmp_path, shape=(32, 36, 40))
+        half, quarter = (OASISSamples(root, spacing_mm=size).case("sub05") for size in (2, 4))
+        assert half.shape == (16, 20, 18) and quarter.shape == (8, 10, 9)
+        assert quarter.spacing_mm == (4, 4, 4)
+        means = torch.nn.functional.avg_pool3d(half.fixed, 2)
+        torch.testing.assert_close(quarter.fixed, means, rtol=0, atol=1e-6)
+        assert torch.equal(quarter.fixed_labels, half.fixed_labels[..., ::2, ::2, ::2])
         assert OASISSamples(tmp_path, spacing_mm=2).case("sub05").shape == SHAPE
 
 

@@ -28,6 +28,22 @@ def test_splits_follow_the_folders(root):
     assert dataset.ids("test") == ("case000003",)
 
 
+@pytest.mark.parametrize("test", [1, 3, 4])
+def test_splits_by_number(root, test):
+    dataset, by_folder = ProstateMRUS(root, test=test), ProstateMRUS(root)
+    names = by_folder.ids("train") + by_folder.ids("test")
+    assert dataset.ids("train") + dataset.ids("test") == names
+    assert dataset.ids("test") == names[-test:]
+    for name in names:  # the files are found wherever the case is counted
+        assert (dataset.case(name).moving == by_folder.case(name).moving).all()
+
+
+@pytest.mark.parametrize("test", [0, 5, -1])
+def test_a_split_that_cannot_be(root, test):
+    with pytest.raises(ValueError, match=f"expected test from 1 to 4, got {test}"):
+        ProstateMRUS(root, test=test)
+
+
 def test_padded_around_the_centre(root):
     case = ProstateMRUS(root).case("case000001")
     assert case.shape == (64, 64, 64) and case.spacing_mm == pytest.approx((0.4, 0.4, 0.4))
