@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from regnet_lib.data.abdomen_ctmr import AbdomenCTMR, write_fake_abdomen_ctmr
 from regnet_lib.data.case import Case
 from regnet_lib.data.dirlab import DIRLab, write_fake_dirlab
+from regnet_lib.data.dirlab_phantom import DIRLabPhantom
 from regnet_lib.data.elastix_lung_ct import ElastixLungCT, write_fake_elastix_lung_ct
 from regnet_lib.data.folders import has_dataset
 from regnet_lib.data.ixi import IXI, write_fake_ixi
@@ -46,6 +47,7 @@ DATASETS = {
     for adapter in (
         AbdomenCTMR,
         DIRLab,
+        DIRLabPhantom,
         ElastixLungCT,
         Hippocampus,
         IXI,
@@ -64,7 +66,9 @@ DATASETS = {
 # Files of which one must exist in $REGNET_DATA/<name> for a dataset to count as present. Phantoms
 # need none, and `lung_semireal` has no folder: it is made from two others.
 MARKERS = {
-    name: adapter.markers for name, adapter in DATASETS.items() if hasattr(adapter, "markers")
+    name: adapter.markers
+    for name, adapter in DATASETS.items()
+    if hasattr(adapter, "markers") and adapter is not DIRLabPhantom
 }
 
 
@@ -94,6 +98,7 @@ __all__ = [
     "BadInputError",
     "Case",
     "DIRLab",
+    "DIRLabPhantom",
     "Dataset",
     "ElastixLungCT",
     "Hippocampus",

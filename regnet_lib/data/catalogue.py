@@ -215,6 +215,13 @@ CATALOGUE: dict[str, Entry] = {
             ),
         ),
         Entry(
+            "dirlab_phantom",
+            "ten computed lungs in the files of dirlab, 300 landmarks each",
+            "the protocol of AD-RegNet Table I, and what its leak is worth",
+            "made by the library",
+            "none needed",
+        ),
+        Entry(
             "lung_ct",
             "30 people breathed in and out in CT, with lung masks and points",
             "LGANet++ Table 6",

@@ -283,6 +283,7 @@ def write_fake_dirlab(
     root: str | os.PathLike,
     *,
     geometry: Mapping[int, Geometry] = FAKE_GEOMETRY,
+    max_displacement_voxels: float | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write phantoms in the layout of `DIRLab`, with the names that each official case has.
@@ -298,7 +299,12 @@ def write_fake_dirlab(
         (pack / "Images").mkdir(parents=True, exist_ok=True)
         lists.mkdir(exist_ok=True)
         prefix = f"case{number}_dirLab300" if late else f"Case{number}_300"
-        fake = fake_lungs(its.shape, seed=number, landmarks=300)
+        fake = fake_lungs(
+            its.shape,
+            seed=number,
+            landmarks=300,
+            max_displacement_voxels=max_displacement_voxels,
+        )
         for phase, image, points in (
             ("T00", fake.fixed, fake.phantom.fixed_landmarks),
             ("T50", fake.moving, fake.phantom.moving_landmarks),

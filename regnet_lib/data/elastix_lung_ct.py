@@ -21,6 +21,7 @@ are lengths in the follow-up; those of a prealigned case are lengths in the base
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ from regnet_lib.types import Points
 CASE = "right-lung"
 FIXED = "fixed_baseline"
 FOLLOW_UP, AFFINE = "moving_followup", "moving_affine"
+MULTIPLE = 16  # AD-RegNet halves four times
+TISSUE = 1.0  # in the lung window
 
 
 class ElastixLungCT(SubjectPairs):
@@ -46,6 +49,9 @@ class ElastixLungCT(SubjectPairs):
         prealigned: start after the affine registration. False starts from the scanner's positions:
             the follow-up is resampled to the grid of the baseline as it lies in the world, which
             cuts off what is beyond.
+        spacing_mm: equal voxels of this size along right, anterior and superior, centred on the
+            baseline, sides rounded up to multiples of 16, soft tissue around it: the grid of
+            `lung_semireal`. None keeps the voxels of the baseline.
         masked: both images are 0 outside their lung: ribs do not glide along with it, and a smooth
             displacement cannot follow both.
     """
@@ -61,10 +67,16 @@ class ElastixLungCT(SubjectPairs):
         *,
         prealigned: bool = True,
         masked: bool = False,
+        spacing_mm: int | None = None,
     ) -> None:
+        if spacing_mm is not None and spacing_mm < 1:
+            raise ValueError(
+                f"ElastixLungCT: expected spacing_mm of at least 1, got {spacing_mm!r}."
+            )
         super().__init__(root)
         self.prealigned = prealigned
         self.masked = masked
+        self.spacing_mm = spacing_mm
 
     def splits(self) -> Mapping[str, tuple[str, ...]]:
         """One case, in `test`."""
@@ -88,12 +100,19 @@ class ElastixLungCT(SubjectPairs):
         return self.root / f"{subject}_lungmask.nii.gz"
 
     def prepare(self, volume: Volume, path: Path, *, labels: bool) -> Volume:
-        """The lung window, on the grid of the baseline."""
+        """The lung window, on the grid of the baseline or the coarser one around it."""
         if path in (self.image_path(FOLLOW_UP), self.label_path(FOLLOW_UP)):
-            fixed = self._volume(FIXED)
+            fixed = read_volume(self.image_path(FIXED))
             fill = 0.0 if labels else AIR_HU
             volume = resample_to(volume, fixed.array.shape, fixed.affine, fill=fill, labels=labels)
-        return volume if labels else to_lung_window(volume)
+        if labels:
+            return volume if self.spacing_mm is None else coarser(volume, self.spacing_mm, labels)
+        image = to_lung_window(volume)
+        if self.spacing_mm is None:
+            return image
+        # Beyond its field of view a scan stores the fill, whose edge is no anatomy.
+        inside = np.where(volume.array <= AIR_HU, np.float32(TISSUE), image.array)
+        return coarser(Volume(inside, image.affine), self.spacing_mm, labels)
 
     def case(self, case_id: str, *, labels: bool = True) -> Case:
         """The pair with its 51 landmarks, voxels of the grid of the baseline."""
@@ -106,20 +125,21 @@ class ElastixLungCT(SubjectPairs):
             )
         if not labels:
             case = replace(case, moving_labels=None, fixed_labels=None)
-        points = self._table()
-        affine, moving, moving_affine = case.affine, points[:, 6:], self._to_follow_up()
+        points, native = self._table(), read_volume(self.image_path(FIXED)).affine
+        affine, moving = native, points[:, 6:]
+        moving_affine = self._to_follow_up() @ np.linalg.inv(native) @ case.affine
         if not self.prealigned:
             affine, moving = read_volume(self.image_path(FOLLOW_UP)).affine, points[:, 3:6]
             moving_affine = None
         return replace(
             case,
             moving_landmarks=on_grid(moving, affine, case.affine),
-            fixed_landmarks=on_grid(points[:, :3], case.affine, case.affine),
+            fixed_landmarks=on_grid(points[:, :3], native, case.affine),
             moving_affine=moving_affine,
         )
 
     def follow_up_mm(self, points: Points) -> np.ndarray:
-        """Voxels `(N, 3)` of the prealigned image, in millimetres (RAS+) of the follow-up."""
+        """Voxels `(N, 3)` of the prealigned file, in millimetres (RAS+) of the follow-up."""
         affine = self._to_follow_up()
         return points.double().cpu().numpy() @ affine[:3, :3].T + affine[:3, 3]
 
@@ -138,6 +158,23 @@ class ElastixLungCT(SubjectPairs):
 
     def _table(self) -> np.ndarray:
         return read_columns(self.root / "landmarks_51.csv", 9)
+
+
+def coarser(volume: Volume, spacing_mm: int, labels: bool) -> Volume:
+    """An image in the lung window, or its labels, on the grid that `ElastixLungCT` describes."""
+    from scipy.ndimage import gaussian_filter
+
+    sides_mm = np.array(volume.array.shape) * volume.spacing_mm
+    shape = [MULTIPLE * ceil(side / spacing_mm / MULTIPLE) for side in sides_mm]
+    centre = volume.affine @ [*((np.array(volume.array.shape) - 1) / 2), 1.0]
+    affine = np.diag([float(spacing_mm)] * 3 + [1.0])
+    affine[:3, 3] = centre[:3] - spacing_mm * (np.array(shape) - 1) / 2
+    if labels:
+        return resample_to(volume, shape, affine, labels=True)
+    # Coarser voxels are means over finer ones: without a blur they would alias.
+    sigmas = [0.4 * spacing_mm / size for size in volume.spacing_mm]
+    smooth = Volume(gaussian_filter(volume.array, sigmas, mode="nearest"), volume.affine)
+    return resample_to(smooth, shape, affine, fill=TISSUE)
 
 
 def write_fake_elastix_lung_ct(

@@ -22,6 +22,12 @@ Anatomy, stretched from box to box onto the inhaled lung of that person:
 moving = anatomy, fixed(x) = moving(x + u(x)) times the local change of volume within the lung: the
 tissue that fills a smaller lung is denser by that factor. Independent noise on both.
 
+Thirteen motions are few to learn from, so that a training may ask for `variants` of its pairs:
+`LungCT_0001-tree1-variant3` is that anatomy with the breathing of a random person of the training
+set, grid upon grid and at 0.5 to 1.25 times its strength, plus a smooth random field. The fixed
+image follows from the displacement as above, so its truth is as exact, but the motion is no longer
+one that was measured. Validation and test have no variants.
+
     case = LungSemireal().case("LungCT_0002-baseline")   # (1, 1, 48, 72, 96), with displacement
 """
 
@@ -70,9 +76,14 @@ NOISE = 0.01
 LUNG, TISSUE = 0.12, 1.0  # intensities in the lung window
 TREE_TIPS, TIP_RADIUS_MM = 800, 1.0
 SCANS = {"baseline": FIXED, "followup": FOLLOW_UP}
+# Of variants: the strength of the breathing, and the random field: standard deviation per
+# component, and that of the Gaussian that made it smooth.
+STRENGTHS = (0.5, 1.25)
+RANDOM_MM, RANDOM_SMOOTHING_MM = 3.0, 36.0
 # By person, so that no motion is in two splits.
 TEST = tuple(TRAIN_IDS[number - 1] for number in (2, 6, 10, 14, 18))
 VALIDATION = tuple(TRAIN_IDS[number - 1] for number in (4, 12))
+TRAINED = tuple(name for name in TRAIN_IDS if name not in TEST + VALIDATION)
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,7 @@ class LungSemireal:
         spacing_mm: voxel size; the grid covers 192 x 288 x 384 mm around the right lung.
         trees: computed anatomies per person.
         landmarks: points per case, at random places of the exhaled lung.
+        variants: further training pairs for each one, with another motion.
 
     `train` shows the follow-up scan and trees, `validation` and `test` the baseline scan and one
     tree: other motions on other trees, but the two scans show one person.
@@ -116,15 +128,19 @@ class LungSemireal:
         self,
         root: str | os.PathLike | None = None,
         *,
-        spacing_mm: Literal[2, 3, 4, 6] = 4,
+        spacing_mm: Literal[2, 3, 4, 6, 12] = 4,
         trees: int = 3,
         landmarks: int = 300,
+        variants: int = 0,
     ) -> None:
-        if spacing_mm not in (2, 3, 4, 6):
-            raise ValueError(f"LungSemireal: expected spacing_mm=2, 3, 4 or 6, got {spacing_mm!r}.")
-        if trees < 1 or landmarks < 1:
+        if spacing_mm not in (2, 3, 4, 6, 12):
             raise ValueError(
-                f"LungSemireal: expected at least one tree and landmark, got {trees}, {landmarks}."
+                f"LungSemireal: expected spacing_mm=2, 3, 4, 6 or 12, got {spacing_mm!r}."
+            )
+        if trees < 1 or landmarks < 1 or variants < 0:
+            raise ValueError(
+                "LungSemireal: expected at least one tree and landmark, and variants from 0 on, "
+                f"got {trees}, {landmarks} and {variants}."
             )
         motion, anatomy = (None if root is None else Path(root) / part for part in self.made_from)
         self._scans = ElastixLungCT(anatomy)
@@ -132,46 +148,57 @@ class LungSemireal:
         self._people = LungCT(motion, images="masks", crop=None, points="keypoints")
         self._people.kept_mib = 0  # masks on the full grid are read once per person
         self.spacing_mm, self.trees, self.landmarks = spacing_mm, trees, landmarks
+        self.variants = variants
         self._read_scans: dict[str, tuple[Volume, Volume]] = {}
         self._motions: dict[str, Motion] = {}
+        self._anatomies: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
         self._cases: dict[str, Case] = {}
 
     def ids(self, split: str) -> tuple[str, ...]:
-        """Names of the cases of `train`, `validation` or `test`: person and anatomy."""
-        trained = tuple(name for name in TRAIN_IDS if name not in TEST + VALIDATION)
-        people = {"train": trained, "validation": VALIDATION, "test": TEST}
+        """Names of the cases of `train`, `validation` or `test`: person, anatomy and variant."""
+        people = {"train": TRAINED, "validation": VALIDATION, "test": TEST}
         if split not in people:
             raise ValueError(f"{self.name}: expected a split of {list(people)}, got {split!r}.")
         anatomies = ("baseline", "tree1")
         if split == "train":
             anatomies = ("followup", *(f"tree{number}" for number in range(1, self.trees + 1)))
-        return tuple(f"{person}-{anatomy}" for person in people[split] for anatomy in anatomies)
+        changes = [""]
+        if split == "train":
+            changes += [f"-variant{number}" for number in range(1, self.variants + 1)]
+        return tuple(
+            f"{person}-{anatomy}{change}"
+            for person in people[split]
+            for anatomy in anatomies
+            for change in changes
+        )
 
     def case(self, case_id: str, *, labels: bool = True) -> Case:
         """The pair of that name; the same one every time."""
         case = self._cases.get(case_id) or self._make(case_id)
-        if self.spacing_mm > 2:  # where a case takes 100 MB, it is made again each time
+        # A case takes 100 MB at 2 mm, and variants are many: those are made again each time.
+        if self.spacing_mm > 2 and "variant" not in case_id:
             self._cases[case_id] = case
         return case if labels else replace(case, moving_labels=None, fixed_labels=None)
 
     def _make(self, case_id: str) -> Case:
-        match = re.fullmatch(r"(LungCT_\d{4})-(baseline|followup|tree[1-9]\d*)", case_id)
-        if match is None or match[1] not in TRAIN_IDS:
+        match = re.fullmatch(
+            r"(LungCT_\d{4})-(baseline|followup|tree[1-9]\d*)(?:-variant([1-9]\d*))?", case_id
+        )
+        person, anatomy, variant = match.groups() if match else ("", "", None)
+        if person not in (TRAINED if variant else TRAIN_IDS):
             raise BadInputError(
-                f"{self.name}: expected a person and an anatomy, like '{TEST[0]}-baseline', got "
+                f"{self.name}: expected a person and an anatomy, like '{TEST[0]}-baseline', and "
+                f"for training pairs a variant, like '{TRAINED[0]}-tree1-variant1', got "
                 f"{case_id!r}. Take a name from ids(split)."
             )
-        person, anatomy = match.groups()
         motion = self._motion(person)
-        drawn = 0 if anatomy in SCANS else int(anatomy.removeprefix("tree"))
-        random = np.random.default_rng((TRAIN_IDS.index(person), drawn))
-        if drawn:
-            image, mask = _tree(motion, random, float(self.spacing_mm)), motion.inhaled
-        else:
-            image, mask = self._scan(SCANS[anatomy], motion)
+        image, mask, random = self._anatomy(person, anatomy)
+        displacement = motion.displacement
+        if variant:
+            random = np.random.default_rng((*_seed(person, anatomy), int(variant)))
+            displacement = self._another_motion(random)
         moving = torch.from_numpy(image)[None, None]
         moving_labels = torch.from_numpy(mask.astype(np.int64))[None, None]
-        displacement = motion.displacement
         fixed_labels = warp_labels(moving_labels, displacement)
         lung = torch.from_numpy(_blurred(fixed_labels[0, 0].numpy(), 1.0))
         denser = 1 + lung * (jacobian_determinant(displacement) - 1)
@@ -189,6 +216,34 @@ class LungSemireal:
             fixed_landmarks=fixed_points,
             displacement=displacement,
         )
+
+    def _anatomy(
+        self, person: str, anatomy: str
+    ) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+        """Image and lung mask `(*shape)`, and the generator that drew them."""
+        motion = self._motion(person)
+        random = np.random.default_rng(_seed(person, anatomy))
+        if anatomy not in SCANS:
+            return _tree(motion, random, float(self.spacing_mm)), motion.inhaled, random
+        key = (person, anatomy)
+        image, mask = self._anatomies.get(key) or self._scan(SCANS[anatomy], motion)
+        if self.spacing_mm > 2:
+            self._anatomies[key] = image, mask
+        return image, mask, random
+
+    def _another_motion(self, random: np.random.Generator) -> Displacement:
+        """The breathing of a random person of the training set, changed at random."""
+        from scipy.ndimage import gaussian_filter
+
+        breathing = self._motion(str(random.choice(TRAINED))).displacement
+        strength = float(random.uniform(*STRENGTHS))
+        shape = breathing.shape[2:]
+        width = RANDOM_SMOOTHING_MM / self.spacing_mm
+        noise = random.standard_normal((3, *shape), dtype=np.float32)
+        # Across the faces to the opposite ones, so that it varies there as much as elsewhere.
+        noise = gaussian_filter(noise, (0.0, width, width, width), mode="wrap")
+        noise *= RANDOM_MM / self.spacing_mm / noise.std()
+        return strength * breathing + torch.from_numpy(noise)[None]
 
     def _scan(self, scan: str, motion: Motion) -> tuple[np.ndarray, np.ndarray]:
         """A CT in the lung window and its mask, stretched from box to box."""
@@ -217,6 +272,10 @@ class LungSemireal:
         if person not in self._motions:
             self._motions[person] = _fit(self._people.case(person), self.spacing_mm)
         return self._motions[person]
+
+
+def _seed(person: str, anatomy: str) -> tuple[int, int]:
+    return TRAIN_IDS.index(person), 0 if anatomy in SCANS else int(anatomy.removeprefix("tree"))
 
 
 def _fit(person: Case, spacing_mm: int) -> Motion:

@@ -70,9 +70,22 @@ class FakeScans:
     phantom: Case
 
 
-def fake_lungs(shape: Sequence[int], seed: int, *, landmarks: int = 40) -> FakeScans:
+def fake_lungs(
+    shape: Sequence[int],
+    seed: int,
+    *,
+    landmarks: int = 40,
+    max_displacement_voxels: float | None = None,
+) -> FakeScans:
     """Phantom lungs with vessels, as an adapter's fake data; air is -1000 HU, fat about 0."""
-    case = phantom_pair(shape, seed=seed, kind="lung", landmarks=landmarks, noise=0.01)
+    case = phantom_pair(
+        shape,
+        seed=seed,
+        kind="lung",
+        max_displacement_voxels=max_displacement_voxels,
+        landmarks=landmarks,
+        noise=0.01,
+    )
     moving, fixed = (
         (1600 * image[0, 0].numpy() - 1000).round().astype(np.int16)
         for image in (case.moving, case.fixed)

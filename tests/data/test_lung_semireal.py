@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from regnet_lib.data import BadInputError, LungSemireal, available, open_dataset
+from regnet_lib.data import BadInputError, LungSemireal, available, lung_semireal, open_dataset
 from regnet_lib.data.lung_ct import TRAIN_IDS, LungCT
 from regnet_lib.data.lung_semireal import (
     MOTION,
@@ -127,6 +127,54 @@ def test_the_grid_does_not_change_the_motion(root, dataset):
     assert (one - other).norm(dim=1).max() < 0.5 < one.norm(dim=1).max()
 
 
+class TestVariants:
+    @pytest.fixture(scope="class")
+    def varied(self, root):
+        """Two people alone have files, so that a variant borrows from the one who trains."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lung_semireal, "TRAINED", (TRAIN_IDS[0],))
+            yield LungSemireal(root, spacing_mm=6, trees=1, landmarks=50, variants=2)
+
+    def test_only_training_pairs_have_them(self, root, varied):
+        assert varied.ids("train")[:4] == (
+            "LungCT_0001-followup",
+            "LungCT_0001-followup-variant1",
+            "LungCT_0001-followup-variant2",
+            "LungCT_0001-tree1",
+        )
+        for split in ("validation", "test"):
+            assert varied.ids(split) == LungSemireal(root, spacing_mm=6).ids(split)
+        with pytest.raises(BadInputError, match="got 'LungCT_0002-tree1-variant1'"):
+            varied.case("LungCT_0002-tree1-variant1")
+
+    def test_same_anatomy_with_another_motion_and_its_truth(self, varied):
+        plain, one, two = (
+            varied.case(f"LungCT_0001-tree1{end}") for end in ("", "-variant1", "-variant2")
+        )
+        assert torch.equal(plain.moving_labels, one.moving_labels)
+        assert (plain.moving - one.moving).abs().mean() < 0.02  # only the noise is new
+        assert (one.displacement - two.displacement).square().mean().sqrt() > 0.2
+        for case in (one, two):
+            left = tre_mm(case.moving_landmarks, case.fixed_landmarks, case.displacement, (6,) * 3)
+            assert left.max() < 1e-3
+            aligned = warp(case.moving, case.displacement, padding="border") - case.fixed
+            assert aligned.square().mean() < 0.2 * (case.moving - case.fixed).square().mean()
+
+    def test_breathing_scaled_plus_a_random_field_of_three_millimetres(self, varied):
+        breathing = varied.case("LungCT_0001-tree1").displacement
+        for number in (1, 2):
+            field = varied.case(f"LungCT_0001-followup-variant{number}").displacement
+            strengths = torch.linspace(*lung_semireal.STRENGTHS, 301)
+            left = min((6 * (field - s * breathing)).square().mean().sqrt() for s in strengths)
+            assert 2.5 < left < 3.01
+
+    def test_equal_names_give_equal_variants(self, varied):
+        name = "LungCT_0001-tree1-variant1"
+        one, other = varied.case(name), varied.case(name)
+        assert one is not other and torch.equal(one.fixed, other.fixed)
+        assert torch.equal(one.fixed_landmarks, other.fixed_landmarks)
+
+
 class TestSmoothMotion:
     affine = np.diag([5.0, 5.0, 5.0, 1.0])
     mask = np.zeros((20, 20, 20), dtype=bool)
@@ -152,10 +200,12 @@ class TestSmoothMotion:
 class TestErrors:
     @pytest.mark.usefixtures("unchecked")
     def test_options(self, root):
-        with pytest.raises(ValueError, match="expected spacing_mm=2, 3, 4 or 6, got 5"):
+        with pytest.raises(ValueError, match="expected spacing_mm=2, 3, 4, 6 or 12, got 5"):
             LungSemireal(root, spacing_mm=5)
-        with pytest.raises(ValueError, match="at least one tree and landmark, got 0, 300"):
+        with pytest.raises(ValueError, match="at least one tree and landmark, .* got 0, 300"):
             LungSemireal(root, trees=0)
+        with pytest.raises(ValueError, match="variants from 0 on, got 3, 300 and -1"):
+            LungSemireal(root, variants=-1)
 
     @pytest.mark.parametrize(
         "name", ["nobody", "LungCT_0001", "LungCT_0021-tree1", "LungCT_0001-tree0"]

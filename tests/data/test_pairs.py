@@ -107,7 +107,7 @@ def readable_ids(dataset, root):
 def test_every_dataset_on_disk_is_covered():
     assert {name for name, _ in LAYOUTS.values()} == set(MARKERS)
     # computed, and made from two of the others
-    assert set(DATASETS) - set(MARKERS) == {"phantom", "lung_semireal"}
+    assert set(DATASETS) - set(MARKERS) == {"phantom", "dirlab_phantom", "lung_semireal"}
     assert all(name == adapter.name for name, adapter in DATASETS.items())
 
 
