@@ -9,13 +9,14 @@ normalisation sees its own share only, and dropout draws other masks.
 
 import atexit
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 Item = TypeVar("Item")
 
@@ -54,19 +55,20 @@ class Team:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view(gradient.shape))
 
-    def average(self, values: Mapping[str, float]) -> dict[str, float]:
-        """The mean of every value over the processes, which all have the same names."""
+    def average(self, values: Float[Tensor, " values"]) -> Float[Tensor, " values"]:
+        """The mean of every value over the processes, still on its device."""
         if self.size == 1:
-            return dict(values)
-        numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
-        dist.all_reduce(numbers)
-        return dict(zip(values, (numbers / self.size).tolist(), strict=True))
+            return values
+        total = values.double()
+        dist.all_reduce(total)
+        return total / self.size
 
     def any(self, condition: bool) -> bool:
         """True if the condition holds in at least one process, in all of them alike."""
         if self.size == 1:
             return condition
-        return self.average({"condition": float(condition)})["condition"] > 0
+        flag = torch.tensor([float(condition)], device=self.device)
+        return bool(self.average(flag) > 0)
 
     def gather(self, items: Sequence[Item]) -> list[Item]:
         """The shares of all processes as one list, in the order that `share` took them from."""

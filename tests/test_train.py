@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
+from regnet_lib.batches import Batches
 from regnet_lib.checkpoint import load_weights, save_weights
-from regnet_lib.data import BadInputError
+from regnet_lib.data import BadInputError, Phantoms
 from regnet_lib.experiments import (
     EXPERIMENTS,
     LinearDecay,
@@ -21,7 +22,9 @@ from regnet_lib.experiments import (
 )
 from regnet_lib.losses import Objective
 from regnet_lib.models import create_model
-from regnet_lib.train import CHECKPOINT, LOG, TrainingDivergedError, train
+from regnet_lib.parallel import Team
+from regnet_lib.train import CHECKPOINT, LOG, train
+from regnet_lib.training_log import TrainingDivergedError
 
 SMALL = replace(
     EXPERIMENTS["teaching.phantom.voxelmorph2"],
@@ -130,6 +133,114 @@ def test_a_non_finite_loss_names_step_case_and_terms(tmp_path, monkeypatch):
     with pytest.raises(TrainingDivergedError, match=r"step 1 .*brain-100\d.*local_ncc = nan"):
         train(SMALL, folder=tmp_path, epochs=1, progress=False)
     assert not (tmp_path / CHECKPOINT).exists()
+
+
+class OnDevice(torch.Tensor):
+    """A loss whose value the host has to wait for, as it has on a GPU; counts how often it does."""
+
+    reads = 0
+    WAITING = (
+        torch.Tensor.item,
+        torch.Tensor.tolist,
+        torch.Tensor.cpu,
+        torch.Tensor.numpy,
+        torch.Tensor.__float__,
+        torch.Tensor.__bool__,
+        torch.Tensor.__format__,
+    )
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        cls.reads += function in cls.WAITING
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@pytest.fixture
+def like_a_gpu(monkeypatch):
+    """Losses are read five steps at a time, and every read is counted."""
+    compute = Objective.__call__
+
+    def watched(self, displacement, moving, fixed):
+        loss, parts = compute(self, displacement, moving, fixed)
+        return loss, {name: part.as_subclass(OnDevice) for name, part in parts.items()}
+
+    monkeypatch.setattr(Objective, "__call__", watched)
+    monkeypatch.setattr("regnet_lib.train.steps_per_read", lambda device: 5)
+    OnDevice.reads = 0
+
+
+def test_steps_do_not_wait_for_the_loss_and_the_log_is_the_same(tmp_path, monkeypatch, request):
+    """12 steps, read after steps 5 and 10 and for the last checkpoint."""
+    train(SMALL, folder=tmp_path / "at once", epochs=4, progress=False)
+    request.getfixturevalue("like_a_gpu")
+    train(SMALL, folder=tmp_path / "together", epochs=4, progress=False)
+    assert OnDevice.reads == 3
+    logs = [pd.read_csv(tmp_path / name / LOG) for name in ("at once", "together")]
+    without_time = [log.drop(columns="seconds") for log in logs]
+    pd.testing.assert_frame_equal(*without_time)
+    assert logs[1]["seconds"].is_monotonic_increasing
+
+
+@pytest.mark.usefixtures("like_a_gpu")
+def test_a_crash_between_two_reads_loses_no_line(tmp_path, monkeypatch):
+    train(SMALL, folder=tmp_path / "once", epochs=4, progress=False)
+    load = Batches.load
+
+    def broken(self, step):
+        if step == 7:
+            raise OSError("the disk is gone")
+        return load(self, step)
+
+    monkeypatch.setattr(Batches, "load", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        train(SMALL, folder=tmp_path / "crashed", epochs=4, progress=False)
+    assert losses(tmp_path / "crashed") == losses(tmp_path / "once")[:7]
+    monkeypatch.setattr(Batches, "load", load)
+    train(SMALL, folder=tmp_path / "crashed", epochs=4, resume=True, progress=False)
+    assert losses(tmp_path / "crashed") == losses(tmp_path / "once")
+
+
+@pytest.mark.usefixtures("like_a_gpu")
+def test_weights_behind_a_diverged_loss_are_not_saved(tmp_path, monkeypatch):
+    """The loss of step 8 is NaN, which is noticed after step 10; no line hides it."""
+    compute, calls = Objective.__call__, []
+
+    def broken(self, displacement, moving, fixed):
+        loss, parts = compute(self, displacement, moving, fixed)
+        calls.append(loss)
+        factor = float("nan") if len(calls) == 8 else 1.0
+        return loss * factor, {name: part * factor for name, part in parts.items()}
+
+    monkeypatch.setattr(Objective, "__call__", broken)
+    with pytest.raises(TrainingDivergedError, match=r"step 8 .*local_ncc = nan"):
+        train(SMALL, folder=tmp_path, epochs=4, progress=False)
+    assert len(calls) == 10 and len(losses(tmp_path)) == 7
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_the_next_batch_is_read_while_a_step_computes(tmp_path):
+    """And only the next: a whole data set need not fit into memory."""
+    experiment, read = replace(SMALL, batch_size=1), []
+    batches = Batches(Phantoms(**SMALL.dataset_options), experiment, 2, Team())
+    load = batches.load
+
+    def noted(step):
+        read.append(step)
+        return load(step)
+
+    batches.load = noted
+    coming = batches.ahead(2)
+    seen = [next(coming)]
+    deadline = time.monotonic() + 10
+    while len(read) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert read == [2, 3]
+    seen += coming
+    assert read == [2, 3, 4, 5] and list(batches.ahead(6)) == []
+    for step, batch in enumerate(seen, start=2):
+        expected = load(step)
+        assert batch.ids == expected.ids and batch.epoch == expected.epoch == step // 3
+        assert torch.equal(batch.moving, expected.moving)
 
 
 def test_models_without_parameters_cannot_be_trained(tmp_path):

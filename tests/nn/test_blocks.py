@@ -11,6 +11,7 @@ from regnet_lib.nn.blocks import (
     InstanceNormActivation,
     LinearPair,
     PairedResidual,
+    channels_innermost,
 )
 from regnet_lib.nn.decomposition import Decomposition, DecompositionExchange
 from regnet_lib.nn.fusion import ChannelWiseFusion, MultiScaleFusion, ScaleProduct, _Product
@@ -67,6 +68,19 @@ def test_feature_pyramid_halves_and_widens():
     ]
 
 
+def test_channels_innermost_changes_the_layout_alone():
+    torch.manual_seed(0)
+    network = nn.Sequential(Conv3d(2, 4, 3, padding=1), ConvNormActivation(4, 3)).double()
+    features = torch.randn(1, 2, 6, 5, 4, dtype=torch.float64)
+    before = {name: weights.clone() for name, weights in network.state_dict().items()}
+    expected = network(features)
+    assert channels_innermost(network) is network
+    for weights in (network[0].weight, network[1][0].weight):
+        assert weights.is_contiguous(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(network(features), expected, rtol=0, atol=1e-12)
+    assert all(torch.equal(weights, before[name]) for name, weights in network.state_dict().items())
+
+
 def test_normalisation_sees_one_image_at_a_time():
     torch.manual_seed(0)
     block = ConvNormActivation(1, 4)
@@ -87,6 +101,33 @@ def test_normalisation_in_one_step_equals_its_two_layers(slope, layout):
     upstream = torch.randn_like(found)
     gradients = [torch.autograd.grad(one, features, upstream)[0] for one in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_normalisation_is_the_same_in_both_memory_formats(batch):
+    """Also for maps far from zero, and for gradients that come in the other format."""
+    torch.manual_seed(0)
+    block = InstanceNormActivation(0.1)
+    features = 100 + torch.randn(batch, 6, 12, 10, 8)
+    upstream = torch.randn_like(features)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        inputs = features.to(memory_format=layout).requires_grad_()
+        found = block(inputs)
+        assert found.is_contiguous(memory_format=layout)
+        (gradient,) = torch.autograd.grad(found, inputs, upstream)
+        results.append((found, gradient))
+    expected = nn.functional.leaky_relu(nn.functional.instance_norm(features.double()), 0.1)
+    for (found, gradient), limit in zip(results, (1e-4, 2e-5), strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=limit, atol=limit)
+        torch.testing.assert_close(gradient, results[0][1], rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_of_the_normalisation_in_channels_last_memory():
+    torch.manual_seed(0)
+    features = torch.randn(2, 2, 3, 2, 4, dtype=torch.float64)
+    features = features.to(memory_format=torch.channels_last_3d).requires_grad_()
+    assert torch.autograd.gradcheck(InstanceNormActivation(0.1), (features,))
 
 
 def test_statistics_stay_in_float32_for_bfloat16_features():

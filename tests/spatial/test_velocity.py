@@ -114,10 +114,59 @@ def test_equals_many_small_warps(shape):
     torch.testing.assert_close(warp(image, integrate(velocity, 4)), stepped, rtol=0, atol=1e-10)
 
 
+def by_composition(velocity, steps, padding):
+    """The plain form of equations (6) and (7)."""
+    displacement = velocity / 2**steps
+    for _ in range(steps):
+        displacement = compose(displacement, displacement, padding=padding)
+    return displacement
+
+
+@both
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_equals_its_plain_form(shape, padding):
+    """Values and gradients, of fields that leave the grid too."""
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
+        velocity = smooth_field(shape, 4.0, batch=2).to(dtype).requires_grad_()
+        results = []
+        for integrated in (
+            integrate(velocity, 7, padding=padding),
+            by_composition(velocity, 7, padding),
+        ):
+            upstream = torch.linspace(-1, 1, integrated.numel(), dtype=dtype).view_as(integrated)
+            results.append((integrated, *torch.autograd.grad(integrated, velocity, upstream)))
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@both
+def test_keeps_one_field_per_squaring(shape):
+    velocity = smooth_field(shape, 2.0).requires_grad_()
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        integrate(velocity, 7)
+    assert sum(kept.values()) == 7 * velocity.numel() * velocity.element_size()
+
+
 @pytest.mark.parametrize("shape", [(5, 4), (4, 3, 5)], ids=NAMES)
-def test_gradcheck(shape):
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_gradcheck(shape, padding):
     velocity = (0.3 + 0.2 * smooth_field(shape, 1.0)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: integrate(v, 3), (velocity,))
+    assert torch.autograd.gradcheck(lambda v: integrate(v, 3, padding=padding), (velocity,))
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_integrated_in_float32(shape, dtype):
+    velocity = smooth_field(shape, 2.0).to(dtype)
+    displacement = integrate(velocity)
+    assert displacement.dtype == torch.float32
+    assert torch.equal(displacement, integrate(velocity.float()))
 
 
 @both

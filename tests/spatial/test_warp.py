@@ -28,6 +28,7 @@ from regnet_lib.spatial import (
     warp_labels,
     warp_points,
 )
+from regnet_lib.spatial.grid import LEAST_VOXELS, _slabs
 
 both = pytest.mark.parametrize("shape", SHAPES, ids=NAMES)
 SCIPY_MODE = {"zeros": "grid-constant", "border": "nearest"}
@@ -403,3 +404,40 @@ def test_warp_keeps_the_memory_format_of_features():
     features = torch.randn(1, 4, 5, 6, 7).to(memory_format=torch.channels_last_3d)
     warped = warp(features, torch.rand(1, 3, 5, 6, 7))
     assert warped.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads; one again at the end."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", [(24, 30, 28), (25, 27, 29)], ids=["even", "odd"])
+def test_slabs_on_several_threads_change_nothing(threads, shape, channels):
+    """Values and gradients to vectors bit for bit, sums over slabs to within rounding."""
+    assert np.prod(shape) >= LEAST_VOXELS
+    image = noise_image(shape, channels=channels).float().requires_grad_()
+    displacement = smooth_field(shape, 4.0).float().requires_grad_()
+    results, slabs = [], []
+    for count in (1, 2, 3, 16):
+        threads(count)
+        slabs.append(_slabs(displacement.movedim(1, -1)))
+        warped = warp(image, displacement)
+        upstream = torch.linspace(-1, 1, warped.numel()).view_as(warped)
+        results.append((warped, *torch.autograd.grad(warped, (image, displacement), upstream)))
+        (alone,) = torch.autograd.grad(warp(image.detach(), displacement), displacement, upstream)
+        assert torch.equal(alone, results[-1][2])
+    assert slabs == ([1, 2, 3, 4] if shape[0] == 24 else [1, 1, 3, 3])
+    for found in results[1:]:
+        assert torch.equal(found[0], results[0][0]) and torch.equal(found[2], results[0][2])
+        torch.testing.assert_close(found[1], results[0][1], rtol=1.3e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 24, 30, 28), (1, 8, 8, 8), (1, 160, 160)])
+def test_batches_small_volumes_and_slices_are_not_cut(threads, shape):
+    threads(4)
+    batch, *grid = shape
+    assert _slabs(torch.zeros(batch, *grid, len(grid))) == 1
+    assert _slabs(torch.zeros(1, 24, 30, 28, 3, device="meta")) == 1
