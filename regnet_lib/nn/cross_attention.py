@@ -28,6 +28,8 @@ from regnet_lib.spatial import identity_grid
 Present = Bool[Tensor, "groups keys"]
 
 LEAST_KEY_FEATURES = 16
+# Soft at first: untrained features are poor descriptions, and a sharp choice among them is wrong.
+RELATIVE_GAIN = 0.7
 # The kernels that keep no score matrix want features in multiples of 8.
 ALIGNMENT = 8
 # Scores that `attention_entropy` holds at once.
@@ -39,8 +41,9 @@ class Correspondence(NamedTuple):
 
     Attributes:
         features: A, `(B, C, D, H, W)`.
-        offset: where on average the fixed voxels look, minus where they are: `(B, 3, D, H, W)` in
-            voxels of this level, float32; None without coordinates.
+        offset: where on average the fixed voxels look, minus where they are (`relative`: minus
+            where they look in the fixed image): `(B, 3, D, H, W)` in voxels of this level,
+            float32; None without coordinates.
         entropy: of the weights in equation (11), in nats, `(B, 1, D, H, W)`; None unless asked for.
     """
 
@@ -66,11 +69,17 @@ def cross_attend(
     scale, features = query.shape[-1] ** -0.5, value.shape[-1]
     width = -(-max(features, query.shape[-1]) // ALIGNMENT) * ALIGNMENT
     # The same kernels want equally wide q, k and v; zeros add nothing to the scores.
-    padded = [F.pad(tokens, (0, width - tokens.shape[-1])) for tokens in (query, key, value)]
+    padded = [_widened(tokens, width) for tokens in (query, key, value)]
     laid_out = [tokens.unflatten(0, (rows, -1)) for tokens in padded]
     mask = None if present is None else present.unflatten(0, (rows, -1)).unsqueeze(2)
     attended = F.scaled_dot_product_attention(*laid_out, attn_mask=mask, scale=scale)
     return attended.flatten(0, 1)[..., :features]
+
+
+def _widened(tokens: Tensor, width: int) -> Tensor:
+    """With zeros up to that many features; `F.pad` would copy tokens that have them already."""
+    missing = width - tokens.shape[-1]
+    return F.pad(tokens, (0, missing)) if missing else tokens
 
 
 @torch.no_grad()
@@ -131,6 +140,11 @@ class BidirectionalCrossAttention(nn.Module):
         coordinates: values also carry their position. Attention alone returns content, and what it
             found does not say where; the mean position does (a "soft argmax"). Attention then runs
             in float32 also under autocast.
+        relative: with coordinates: count the mean position from the one that the same query, with
+            the same keys, finds in the fixed image itself. A soft mean drifts to the middle of what
+            may be seen; both drift alike, and equal images have no offset at all. Together with
+            this, all four projections to queries and keys start as the same orthogonal map, so that
+            scores compare features from the first step on.
     """
 
     def __init__(
@@ -139,6 +153,7 @@ class BidirectionalCrossAttention(nn.Module):
         window: int | None = None,
         pooling: int = 1,
         coordinates: bool = False,
+        relative: bool = False,
     ) -> None:
         super().__init__()
         if window is not None and pooling > 1:
@@ -152,6 +167,17 @@ class BidirectionalCrossAttention(nn.Module):
         self.window = window
         self.pooling = pooling
         self.coordinates = coordinates
+        self.relative = relative
+        if relative:
+            self._start_alike()
+
+    @torch.no_grad()
+    def _start_alike(self) -> None:
+        shared = self.moving.query.weight
+        nn.init.orthogonal_(shared, gain=RELATIVE_GAIN)
+        for projections in (self.moving, self.fixed):
+            projections.query.weight.copy_(shared)
+            projections.key.weight.copy_(shared)
 
     def forward(self, moving: Tensor, fixed: Tensor, entropy: bool = False) -> Correspondence:
         """A, and on request the entropy of what the fixed voxels look at."""
@@ -168,8 +194,8 @@ class BidirectionalCrossAttention(nn.Module):
         if self.coordinates:
             grid = identity_grid(shape, dtype=fixed.dtype, device=fixed.device)
             grid = grid.expand(batch, -1, -1, -1, -1)
-            position = self._tokens(grid)[0]
-            value_moving = torch.cat([value_moving, self._sources(grid)[0]], dim=-1)
+            places = self._sources(grid)[0]
+            value_moving = torch.cat([value_moving, places], dim=-1)
         rows = batch if self.window is None else batch * -(-shape[0] // self.window)
         to_fixed = cross_attend(query_moving, key_fixed, value_fixed, present, rows)
         to_moving = cross_attend(query_fixed, key_moving, value_moving, present, rows)
@@ -177,7 +203,11 @@ class BidirectionalCrossAttention(nn.Module):
         tokens = alpha * to_fixed + (1 - alpha) * to_moving[..., :channels]
         offset = spread = None
         if self.coordinates:
-            offset = self._grid(to_moving[..., channels:] - position, shape)
+            own = self._tokens(grid)[0]
+            if self.relative:
+                key = self.moving.key(self._sources(fixed)[0])
+                own = cross_attend(query_fixed, key, places, present, rows)
+            offset = self._grid(to_moving[..., channels:] - own, shape)
         if entropy:
             spread = attention_entropy(query_fixed, key_moving, present)
             spread = self._grid(spread.unsqueeze(-1), shape)

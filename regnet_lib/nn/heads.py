@@ -37,9 +37,21 @@ class DisplacementHead(nn.Conv3d):
 
     def forward(self, features: Tensor) -> Displacement:
         with _no_autocast(features.device.type):
-            field = super().forward(features.to(self.weight.dtype))
+            field = super().forward(_twice_if_small(features.to(self.weight.dtype)))
         # Fields are sampled, scaled and added component by component.
-        return field.contiguous()
+        return field[: len(features)].contiguous()
+
+
+def _twice_if_small(features: Tensor) -> Tensor:
+    """A small batch of one a second time, where the convolution is then three times as fast.
+
+    PyTorch 2.13 convolves one float32 map with channels x depth x height <= 20,480 on the CPU by a
+    slow kernel, and two of them by oneDNN. The second costs no memory.
+    """
+    small = len(features) == 1 and features.shape[1:4].numel() <= 20_480
+    if small and features.device.type == "cpu":
+        return features.expand(2, *features.shape[1:])
+    return features
 
 
 def _no_autocast(device: str) -> AbstractContextManager:

@@ -136,6 +136,45 @@ def test_pooled_offset_of_uniform_attention_points_to_the_middle():
     exact(layer(*maps(4, 4, 4)).offset, 1.5 - grid)
 
 
+@pytest.mark.parametrize(("window", "shape"), [(None, (2, 3, 4)), (2, (4, 3, 5))])
+def test_relative_offset_counts_from_what_the_query_finds_at_home(window, shape):
+    layer = build(window=window, coordinates=True, relative=True)
+    for projection in (layer.fixed.query, layer.moving.key):  # no longer alike
+        torch.nn.init.normal_(projection.weight)
+    moving, fixed = maps(*shape)
+    allowed = None if window is None else same_window(shape, window)
+    places = identity_grid(shape, dtype=torch.float64)[0].flatten(1).T
+    away, home = (
+        weights_by_hand(layer, asked, fixed, allowed)[1][0] @ places for asked in (moving, fixed)
+    )
+    expected = (away - home).T.view(1, 3, *shape)
+    assert expected.abs().max() > 0.05
+    exact(layer(moving, fixed).offset, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 2}, {"pooling": 2}])
+def test_equal_images_have_no_relative_offset(options):
+    moving, _ = maps(4, 4, 4)
+    biased = build(coordinates=True, **options)(moving, moving).offset
+    found = build(coordinates=True, relative=True, **options)(moving, moving).offset
+    assert biased.abs().max() > 0.3
+    exact(found, torch.zeros_like(found))
+
+
+def test_relative_projections_start_alike():
+    layer, plain = build(relative=True, coordinates=True), build(coordinates=True)
+    weights = [
+        projection.weight
+        for image in (layer.moving, layer.fixed)
+        for projection in (image.query, image.key)
+    ]
+    assert all(torch.equal(weights[0], other) for other in weights[1:])
+    product = (weights[0].T @ weights[0]).float()  # drawn in float32
+    torch.testing.assert_close(product, 0.7**2 * torch.eye(C), rtol=0, atol=1e-6)
+    assert not torch.equal(plain.moving.query.weight, plain.fixed.key.weight)
+    assert sum(w.numel() for w in layer.parameters()) == sum(w.numel() for w in plain.parameters())
+
+
 def test_attention_finds_a_known_shift():
     """Distinct features, sharp scores: the offset is the shift, where the match exists.
 
