@@ -92,7 +92,13 @@ def load_weights(path: str | Path, model: nn.Module) -> dict[str, str]:
     return metadata
 
 
-def save_weights(path: str | Path, model: nn.Module, *, overwrite: bool = False) -> None:
+def save_weights(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    metadata: dict[str, str] | None = None,
+    overwrite: bool = False,
+) -> None:
     """Write only the weights, in float16, as a plain safetensors file."""
     from safetensors.torch import save_file
 
@@ -101,7 +107,9 @@ def save_weights(path: str | Path, model: nn.Module, *, overwrite: bool = False)
         for name, tensor in model.state_dict().items()
     }
     write_atomically(
-        Path(path), lambda temporary: save_file(tensors, temporary), overwrite=overwrite
+        Path(path),
+        lambda temporary: save_file(tensors, temporary, metadata),
+        overwrite=overwrite,
     )
 
 

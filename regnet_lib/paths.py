@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def project_root() -> Path:
-    """The folder that holds `paper/`, `results/` and `runs/`."""
+    """The folder that holds `paper/`, `results/`, `runs/` and `weights/`."""
     if os.environ.get("REGNET_HOME"):
         return Path(os.environ["REGNET_HOME"])
     checkout = Path(__file__).resolve().parents[1]
@@ -29,3 +29,8 @@ def runs_folder() -> Path:
 def paper_folder() -> Path:
     """The papers' tables, transcribed once."""
     return project_root() / "paper"
+
+
+def weights_folder() -> Path:
+    """Published weights, a safetensors file and its card each (`regnet_lib.weights`)."""
+    return project_root() / "weights"

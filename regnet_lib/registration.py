@@ -4,7 +4,6 @@ result = register(moving="patient.nii.gz", fixed="atlas.nii.gz", out="result")
 result.displacement, result.warped, result.report
 """
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -14,15 +13,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from regnet_lib.checkpoint import load_weights
 from regnet_lib.data.landmarks import Columns, Space
 from regnet_lib.data.volume import BadInputError
+from regnet_lib.losses import Objective, Similarity
 from regnet_lib.machine import choose_device, device_name, versions
-from regnet_lib.models import create_model
 from regnet_lib.models.classical import GradientDescent
 from regnet_lib.models.sizes import run_at_valid_size
+from regnet_lib.network_grid import ask_as_trained
 from regnet_lib.outputs import Extra, prepare_output, write_outputs
 from regnet_lib.pair import (
     Pair,
@@ -36,10 +35,11 @@ from regnet_lib.pair import (
     landmark_points,
     require_pairs,
 )
-from regnet_lib.refine import Loss, PairObjective, refine
+from regnet_lib.refine import refine
 from regnet_lib.scores import Scored, measure
 from regnet_lib.spatial import warp_points
 from regnet_lib.spatial.world import after_world_map, warp_from
+from regnet_lib.trained import ChosenNetwork, choose_network
 from regnet_lib.types import Displacement
 
 
@@ -71,11 +71,11 @@ def register(
     *,
     moving: Source,
     fixed: Source,
-    model: str = "gradient_descent",
+    model: str | None = None,
     weights: str | os.PathLike | None = None,
     device: str = "auto",
     refine_steps: int = 0,
-    loss: Loss = "local_ncc",
+    loss: Similarity = "local_ncc",
     prealign: Prealign = "none",
     resample_to: Literal["none", "fixed"] = "none",
     moving_labels: Source | None = None,
@@ -93,8 +93,13 @@ def register(
 
     Args:
         moving, fixed: paths of 3-D images (or of two slices), or arrays `(D, H, W)`.
-        model: a name from `MODELS`. Networks need `weights`, or `refine_steps` to be of any use.
-        weights: checkpoint or safetensors file of the model.
+        model: a name from `MODELS`; by default the one that the weights belong to, and
+            `gradient_descent` without weights. Networks need `weights`, or `refine_steps` to be of
+            any use.
+        weights: the name of published weights (`regnet weights list`), or a checkpoint or
+            safetensors file. With published weights the images are brought to the voxel size,
+            axes and intensities that the network was trained on, and the displacement back to the
+            fixed grid; arrays, which have no voxel size, are taken as they are.
         device: `auto`, `cpu`, `cuda`.
         refine_steps: iterations of instance optimisation after the model.
         loss: similarity of the instance optimisation and of `gradient_descent`; `mind_ssc` and
@@ -119,10 +124,12 @@ def register(
     _require_options(refine_steps, loss, prealign, resample_to)
     inputs = (moving, fixed, moving_labels, fixed_labels, landmarks, moving_landmarks, weights)
     folder = prepare_output(out, overwrite, [item for item in inputs if is_path(item)])
-    network, trained = _network(model, weights, refine_steps, loss)
+    chosen = choose_network(model, weights, untrained=refine_steps > 0)
+    if isinstance(chosen.network, GradientDescent) and loss != "local_ncc":
+        chosen.network.objective = Objective(similarity=loss)
     target = choose_device(device)
 
-    pair = Pair(moving, fixed, prealign, resample_to, model)
+    pair = Pair(moving, fixed, prealign, resample_to, chosen.model)
     label_maps = (
         label_map(moving_labels, pair.moving, "moving_labels", moving),
         label_map(fixed_labels, pair.fixed, "fixed_labels", fixed),
@@ -139,7 +146,9 @@ def register(
     started = time.monotonic()
     world = pair.align()
     prepared = pair.on_fixed_grid(world)
-    found = _solve(network.to(target).eval(), *prepared, target, refine_steps, loss)
+    on_files = is_path(moving) and is_path(fixed)
+    found, notes = _answer(chosen, pair, world, prepared, target, on_files)
+    found = _improved(found, *prepared, target, refine_steps, loss)
     displacement = found if pair.still else after_world_map(found, pair.fixed.affine, world)
     seconds = time.monotonic() - started
 
@@ -158,9 +167,10 @@ def register(
         )
     )
     report: dict[str, object] = {
-        "model": model,
-        "model_options": trained,
-        "weights": Path(weights).name if weights is not None else None,
+        "model": chosen.model,
+        "model_options": chosen.options,
+        "weights": chosen.weights and Path(chosen.weights).name,
+        "weights_sha256": chosen.sha256,
         "refine_steps": refine_steps,
         "loss": loss,
         "prealign": prealign,
@@ -172,7 +182,7 @@ def register(
         "seconds": round(seconds, 3),
         "device": device_name(target),
         "versions": versions(),
-        "notes": pair.notes,
+        "notes": [*pair.notes, *notes],
         "metrics": metrics,
     }
     affines = (pair.fixed.affine, pair.moving.affine)
@@ -206,21 +216,42 @@ def _carry(
     return warped, labels, points
 
 
-def _solve(
-    network: nn.Module,
+def _answer(
+    chosen: ChosenNetwork,
+    pair: Pair,
+    world: np.ndarray,
+    prepared: tuple[Tensor, Tensor],
+    device: torch.device,
+    on_files: bool,
+) -> tuple[Displacement, list[str]]:
+    """The displacement of the model on the fixed grid, and what the user may want to know."""
+    network = chosen.network.to(device).eval()
+
+    def ask(moving: Tensor, fixed: Tensor) -> Displacement:
+        with torch.no_grad():
+            registration = run_at_valid_size(network, moving.to(device), fixed.to(device))
+        return registration.displacement.float().cpu()
+
+    if chosen.published is None:
+        return ask(*prepared), []
+    return ask_as_trained(ask, pair, world, chosen.published.images, resample=on_files)
+
+
+def _improved(
+    displacement: Displacement,
     moving: Tensor,
     fixed: Tensor,
     device: torch.device,
     refine_steps: int,
-    loss: Loss,
+    loss: Similarity,
 ) -> Displacement:
-    pair = (moving.to(device), fixed.to(device))
-    with torch.no_grad():
-        displacement = run_at_valid_size(network, *pair).displacement
+    """After instance optimisation, if that is asked for."""
     if refine_steps > 0:
-        objective = PairObjective(similarity=loss)
-        displacement = refine(*pair, objective, steps=(refine_steps,), initial=displacement)
-    displacement = displacement.float().cpu()
+        pair = (moving.to(device), fixed.to(device))
+        start = displacement.to(device)
+        objective = Objective(similarity=loss)
+        displacement = refine(*pair, objective, steps=(refine_steps,), initial=start)
+        displacement = displacement.float().cpu()
     if not bool(torch.isfinite(displacement).all()):
         raise BadInputError(
             "register: expected a finite displacement, got NaN or infinity from the model. Check "
@@ -233,7 +264,7 @@ def _require_options(refine_steps: int, loss: str, prealign: str, resample_to: s
     if refine_steps < 0:
         raise BadInputError(f"register: expected refine_steps >= 0, got {refine_steps}.")
     choices = (
-        ("loss", loss, Loss.__args__),
+        ("loss", loss, Similarity.__args__),
         ("prealign", prealign, Prealign.__args__),
         ("resample_to", resample_to, ("none", "fixed")),
     )
@@ -242,47 +273,3 @@ def _require_options(refine_steps: int, loss: str, prealign: str, resample_to: s
             raise BadInputError(
                 f"register: expected {name} of {', '.join(allowed)}, got {value!r}."
             )
-
-
-def _network(
-    model: str, weights: str | os.PathLike | None, refine_steps: int, loss: Loss
-) -> tuple[nn.Module, dict[str, object]]:
-    """The model, with the options that it was trained with, and these options."""
-    options = _trained_options(model, weights)
-    network = create_model(model, **options)
-    if isinstance(network, GradientDescent) and loss != "local_ncc":
-        network.objective = PairObjective(similarity=loss)
-    trainable = any(parameter.requires_grad for parameter in network.parameters())
-    if weights is not None and not trainable:
-        raise BadInputError(
-            f"{weights}: the model {model!r} has no weights. Leave the weights out, or name the "
-            "model that they belong to."
-        )
-    if weights is not None:
-        load_weights(weights, network)
-    elif trainable and refine_steps == 0:
-        raise BadInputError(
-            f"register: the model {model!r} has to be trained: expected weights, got none. Give a "
-            "checkpoint, or use a model that needs no training, such as 'gradient_descent'."
-        )
-    return network, options
-
-
-def _trained_options(model: str, weights: str | os.PathLike | None) -> dict[str, object]:
-    """What a checkpoint of `regnet train` says about its model; nothing for bare weights."""
-    from safetensors import SafetensorError, safe_open
-
-    if weights is None or not Path(weights).is_file():
-        return {}
-    try:
-        with safe_open(weights, framework="pt") as file:
-            settings = json.loads((file.metadata() or {}).get("settings", "{}"))
-    except (SafetensorError, ValueError, OSError):
-        return {}  # load_weights says what is wrong with the file
-    trained = settings.get("model", model)
-    if trained != model:
-        raise BadInputError(
-            f"{weights}: expected weights of the model {model!r}, found those of {trained!r}. Give "
-            f"--model {trained}, or other weights."
-        )
-    return settings.get("model_options", {})
