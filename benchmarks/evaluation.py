@@ -6,13 +6,13 @@ MSE, SSIM, mean Jacobian determinant and folding by one difference scheme. The s
 and minimum of the determinant, and folding by all three schemes.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from benchmarks.measure import timing
 from benchmarks.overlap import SHAPE, SPACING_MM, label_pair
 from regnet_lib import metrics
 from regnet_lib.data import Case
@@ -51,15 +51,6 @@ def rows() -> list[dict[str, object]]:
     ]
 
 
-def describe(row: dict[str, object]) -> str:
-    low, high = min(row["cpu_seconds"]), max(row["cpu_seconds"])
-    verdict = {None: "no target", True: "met", False: "MISSED"}[row["met"]]
-    target = "" if row["target_seconds"] is None else f"target {row['target_seconds']:g} s, "
-    return (
-        f"{row['case']}: {row['median_seconds']:.2f} s [{low:.2f}..{high:.2f}] ({target}{verdict})"
-    )
-
-
 def _tables(case: Case, displacement: Displacement) -> dict[str, float]:
     """What the tables print, as means over labels; the moving label map plays the warped one."""
     counts = metrics.overlap_counts(case.moving_labels, case.fixed_labels, case.label_ids)
@@ -87,11 +78,4 @@ def _timed(case: str, run: Callable[[], object], target: float | None) -> dict[s
         start = time.process_time()
         run()
         seconds.append(time.process_time() - start)
-    median = statistics.median(seconds)
-    return {
-        "case": case,
-        "cpu_seconds": [round(value, 4) for value in seconds],
-        "median_seconds": round(median, 4),
-        "target_seconds": target,
-        "met": None if target is None else median <= target,
-    }
+    return timing(case, seconds, target)

@@ -1,7 +1,8 @@
 """The measurement itself: equality first, then interleaved rounds on one thread.
 
 Process CPU time rather than wall time, so that a busy machine disturbs little; contenders take
-turns, so that what disturbs one disturbs the other; the ratio is taken per round.
+turns, so that what disturbs one disturbs the other; the ratio is taken per round. On a GPU it is
+wall time between two synchronizations.
 """
 
 import ctypes
@@ -11,8 +12,12 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
+CPU = torch.device("cpu")
 MIB = 1024
 
 
@@ -28,6 +33,7 @@ class Comparison:
         target: the ratio other / ours that we hold ourselves to; None without one.
         rounds: measured rounds, after the one that checks.
         share: part of the whole job that `other` runs; its time is divided by it.
+        growth: a point of a curve of time over size, as ("voxels", 860160); None if it is none.
     """
 
     case: str
@@ -38,12 +44,13 @@ class Comparison:
     target: float | None = None
     rounds: int = 5
     share: float = 1.0
+    growth: tuple[str, int] | None = None
 
 
-def measure(comparison: Comparison) -> dict[str, object]:
+def measure(comparison: Comparison, device: torch.device = CPU) -> dict[str, object]:
     """Check, time and weigh both contenders; a JSON-ready row."""
-    ours, ours_mib = peak_mib(comparison.ours)
-    other, other_mib = peak_mib(comparison.other)
+    ours, ours_mib = peak_mib(comparison.ours, device)
+    other, other_mib = peak_mib(comparison.other, device)
     agreement = comparison.check(ours, other)
     del ours, other
     seconds: dict[str, list[float]] = {"ours": [], "other": []}
@@ -51,9 +58,9 @@ def measure(comparison: Comparison) -> dict[str, object]:
         turns = [("ours", comparison.ours), ("other", comparison.other)]
         for name, run in turns if number % 2 == 0 else turns[::-1]:
             gc.collect()
-            start = time.process_time()
+            start = now(device)
             run()
-            seconds[name].append(time.process_time() - start)
+            seconds[name].append(now(device) - start)
     seconds["other"] = [value / comparison.share for value in seconds["other"]]
     ratios = [b / a for a, b in zip(seconds["ours"], seconds["other"], strict=True)]
     ratio = statistics.median(ratios)
@@ -68,11 +75,39 @@ def measure(comparison: Comparison) -> dict[str, object]:
         "peak_mib": {"ours": ours_mib, "other": other_mib},
         "target": comparison.target,
         "met": None if comparison.target is None else ratio >= comparison.target,
+        "growth": comparison.growth,
+    }
+
+
+def timing(
+    case: str, seconds: list[float], target: float | None, clock: str = "process"
+) -> dict[str, object]:
+    """A row that is held to seconds instead of to another program.
+
+    Args:
+        clock: `process` for CPU seconds of this process, `wall` for what a user waits.
+    """
+    median = statistics.median(seconds)
+    return {
+        "case": case,
+        "clock": clock,
+        "cpu_seconds": [round(value, 4) for value in seconds],
+        "median_seconds": round(median, 4),
+        "target_seconds": target,
+        "met": None if target is None else median <= target,
     }
 
 
 def describe(row: dict[str, object]) -> str:
     """One line for the terminal."""
+    if "ratio" not in row:
+        low, high = min(row["cpu_seconds"]), max(row["cpu_seconds"])
+        verdict = {None: "no target", True: "met", False: "MISSED"}[row["met"]]
+        target = "" if row["target_seconds"] is None else f"target {row['target_seconds']:g} s, "
+        return (
+            f"{row['case']}: {row['median_seconds']:.3f} s [{low:.3f}..{high:.3f}], "
+            f"{row['clock']} clock ({target}{verdict})"
+        )
     low, high = row["ratio_range"]
     ours, other = (statistics.median(row["cpu_seconds"][name]) for name in ("ours", "other"))
     verdict = {None: "", True: ", met", False: ", MISSED"}[row["met"]]
@@ -85,9 +120,32 @@ def describe(row: dict[str, object]) -> str:
     )
 
 
-def peak_mib(run: Callable[[], object]) -> tuple[object, int | None]:
-    """The result of a run and how far resident memory rose above where it started (Linux only)."""
+def now(device: torch.device = CPU) -> float:
+    """Seconds on the clock of a device: CPU time of this process, or synchronized wall time."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
+
+
+def installed(package: str) -> bool:
+    """Whether a program to compare with can be imported."""
+    return find_spec(package) is not None
+
+
+def peak_mib(run: Callable[[], object], device: torch.device = CPU) -> tuple[object, int | None]:
+    """The result of a run, and how far memory rose above where it started.
+
+    Resident memory on the CPU (Linux only), allocated memory on a GPU.
+    """
     gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        result = run()
+        torch.cuda.synchronize(device)
+        return result, (torch.cuda.max_memory_allocated(device) - before) // 2**20
     try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark

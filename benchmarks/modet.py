@@ -6,25 +6,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.measure import Comparison
+from benchmarks.measure import CPU, Comparison
 from regnet_lib.data.phantoms import phantom_pair
 from regnet_lib.models.modet import ModeT, NeighbourAttention
 from regnet_lib.nn.expected_offset import OFFSETS
 
+EXPLANATION = ""
 SHAPE = (96, 112, 80)
 
 
-def comparisons() -> list[Comparison]:
+def comparisons(device: torch.device = CPU, shape: tuple[int, ...] = SHAPE) -> list[Comparison]:
     torch.manual_seed(0)
-    ours, other = ModeT(), ModeT()
+    ours, other = ModeT().to(device), ModeT().to(device)
     for attention in ours.attention.values():  # away from the almost motionless start
         nn.init.normal_(attention.project[0].weight, std=0.2)
     other.load_state_dict(ours.state_dict())
     for level, attention in other.attention.items():
         other.attention[level] = Unfolded(attention)
-    case = phantom_pair(SHAPE, seed=0)
-    images = case.moving, case.fixed
-    name = "x".join(map(str, SHAPE))
+    case = phantom_pair(shape, seed=0)
+    images = case.moving.to(device), case.fixed.to(device)
+    name = "x".join(map(str, shape))
     return [
         Comparison(
             case=f"ModeT {name}, {what}",

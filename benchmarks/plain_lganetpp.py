@@ -84,7 +84,7 @@ class PlainWarp:
     def __call__(self, image: Tensor, displacement: Tensor) -> Tensor:
         shape = tuple(displacement.shape[2:])
         if shape not in self.grids:
-            axes = [torch.arange(side, dtype=displacement.dtype) for side in shape]
+            axes = [torch.arange(side).to(displacement) for side in shape]
             self.grids[shape] = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
         positions = self.grids[shape] + displacement
         normalised = [2 * (positions[:, i] / (shape[i] - 1) - 0.5) for i in (2, 1, 0)]

@@ -44,13 +44,16 @@ RESULT = Path(__file__).parent / "results" / "zoo.json"
 SLOW_SECONDS = 10.0
 _TIMED = ("forward", "step")
 
-# Other published configurations than the default one, of which official costs are known.
+# Other configurations than the default one: published ones of which official costs are known, and
+# the large networks with activations computed again in the backward pass.
 VARIANTS: Sequence[tuple[str, Mapping[str, object]]] = (
     ("transmorph", {"preset": "small"}),
     ("prnetpp", {"preset": "lganet"}),
     ("pcnet", {"channels": 8}),
     ("modet", {"preset": "lganet"}),
     ("corrmlp", {"checkpointing": True}),
+    ("ad_regnet", {"checkpointing": True}),
+    ("lganetpp", {"checkpointing": True}),
 )
 
 
@@ -100,18 +103,21 @@ def measure_model(
 
 
 def count(network: nn.Module, shape: Sequence[int]) -> dict[str, float]:
-    """Operations of a registration in GFLOP, and MiB: at its peak, kept and at the peak of a step.
+    """Operations in GFLOP, of a registration and of a step; MiB at the peak, kept and moved.
 
-    The derivative starts at the displacement, so that no loss is counted.
+    `traffic_mib` is what the kernels of a step read and write. The derivative starts at the
+    displacement, so that no loss is counted.
     """
     valid = network.valid_shape(shape) if hasattr(network, "valid_shape") else shape
     forward = account(network, valid, training=False)
     step = account(network, valid, objective=lambda field, *_: (field.sum(), None))
     return {
         "gflop": round(forward.flops / 1e9, 1),
+        "step_gflop": round(step.flops / 1e9, 1),
         "forward_mib": round(forward.peak_bytes / 2**20, 1),
         "saved_mib": round(step.saved_bytes / 2**20, 1),
         "step_mib": round(step.peak_bytes / 2**20, 1),
+        "traffic_mib": round(step.traffic_bytes / 2**20, 1),
     }
 
 
