@@ -15,7 +15,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 export OMP_NUM_THREADS ?= 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: setup book notebooks html test test-lib test-notebooks test-book lint serve clean
+.PHONY: setup book notebooks html test test-lib test-notebooks test-book lint benchmarks serve clean
 .DEFAULT_GOAL := book
 
 setup: $(STAMP)
@@ -47,6 +47,11 @@ test-book: $(STAMP)
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+# Compares with what is installed of the extra `peers`; then the page of the book.
+benchmarks: $(STAMP)
+	$(PY) -m benchmarks.run
+	$(PY) -m tools.benchmark_page
 
 serve: $(STAMP)
 	$(PY) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
