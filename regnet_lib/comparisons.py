@@ -43,16 +43,25 @@ def latest_runs(*tables: str) -> dict[str, Run]:
     }
 
 
-def compare_runs(runs: Mapping[str, Run], metric: str) -> pd.DataFrame:
+def compare_runs(runs: Mapping[str, Run], metric: str, *, reference: str = "") -> pd.DataFrame:
     """Wilcoxon's signed-rank test between every two runs over the same cases at one resolution.
+
+    Args:
+        reference: title of a run; then only the pairs of this run, as the first, with each other
+            one. Fewer questions leave more to Holm's adjustment.
 
     Returns:
         One line per pair: first, second, n, difference (mean over cases of first - second, unit of
         the rows), larger (cases in which the first is), p (two-sided, exact for few cases), p_holm
         (adjusted over all lines), smallest_p (what n cases can reach at best).
     """
+    if reference and reference not in runs:
+        raise ValueError(f"compare_runs: expected one of {list(runs)}, got {reference!r}.")
+    others = [title for title in runs if title != reference]
+    pairs = [(reference, other) for other in others] if reference else combinations(runs, 2)
     lines = []
-    for (first, a), (second, b) in combinations(runs.items(), 2):
+    for first, second in pairs:
+        a, b = runs[first], runs[second]
         left, right = (run.case_means(metric).dropna() for run in (a, b))
         if len(left) < 2 or _data(a) != _data(b) or not left.index.equals(right.index):
             continue
@@ -66,13 +75,13 @@ def compare_runs(runs: Mapping[str, Run], metric: str) -> pd.DataFrame:
     return frame
 
 
-def comparison_table(runs: Mapping[str, Run], metric: str) -> Table:
+def comparison_table(runs: Mapping[str, Run], metric: str, *, reference: str = "") -> Table:
     """`compare_runs` as a table of the book; fractions in percentage points."""
     measured = [run.rows[run.rows["metric"] == metric]["unit"] for run in runs.values()]
     units = {unit.iat[0] for unit in measured if len(unit)}
     factor, decimals, unit = _SHOWN_UNITS[units.pop()] if units else (1.0, 2, "")
     heading = SHOWN[metric].heading
-    found = compare_runs(runs, metric)
+    found = compare_runs(runs, metric, reference=reference)
     lines = [
         {
             ("", "first and second"): f"{line.first} and {line.second}",
@@ -90,8 +99,9 @@ def comparison_table(runs: Mapping[str, Run], metric: str) -> Table:
     frame = pd.DataFrame(lines)
     if lines:
         frame.columns = pd.MultiIndex.from_tuples(frame.columns)
+    which = f"{reference} against each other run" if reference else "Every two runs"
     caption = (
-        f"Every two runs of ours over the same cases at one resolution: {heading}, mean of first "
+        f"{which} of ours over the same cases at one resolution: {heading}, mean of first "
         f"- second. Wilcoxon's signed-rank test over case means, two-sided, exact up to 20 cases; "
         f"Holm's adjustment over the {len(lines)} lines; the smallest p is what n cases can reach."
     )

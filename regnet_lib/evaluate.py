@@ -3,8 +3,9 @@
     folder = evaluate(EXPERIMENTS["lganetpp.table2.identity"])   # results/<experiment>/<run>/
 
 Per structure: dice, precision, recall (fractions), hd95, assd (mm). Per landmark, numbered from 1:
-tre_mm, and tre_moving_mm for a prealigned pair (see `Case`). Per case: landmarks outside the grid,
-where there are landmarks; ncc, mse and ssim of the warped and the fixed image; mean, standard
+tre_mm, and tre_moving_mm for a prealigned pair (see `Case`). Per case, where there are landmarks:
+tre_snapped_mm, their mean error with moved points rounded to whole voxels, and how many lie outside
+the grid. Per case: ncc, mse and ssim of the warped and the fixed image; mean, standard
 deviation and minimum of the Jacobian determinant; the three folding fractions; the local
 correlation loss; seconds of the registration alone. `PROTOCOL`
 names the convention of each. Labels are warped with the nearest neighbour, and through the
@@ -35,6 +36,7 @@ from regnet_lib.models import create_model
 from regnet_lib.models.sizes import run_at_valid_size
 from regnet_lib.parallel import team
 from regnet_lib.paths import results_folder, runs_folder
+from regnet_lib.refine import refine
 from regnet_lib.results import COLUMNS, WHOLE, new_run_id, write_run
 from regnet_lib.spatial import (
     folding_fraction,
@@ -52,6 +54,7 @@ PROTOCOL = {
     "absent_labels": "nan",
     "hd95": "pooled 95th percentile (medpy)",
     "tre_mm": "continuous positions, all landmarks; outside the grid the nearest displacement",
+    "tre_snapped_mm": "mean over landmarks, moved points rounded to whole voxels (DIR-Lab's tool)",
     "tre_moving_mm": "the same errors as lengths in the moving scan, before its affine alignment",
     "ncc, mse": "whole image or the case's region, warped against fixed (AD-RegNet eqs. 20, 21)",
     "ssim": "AD-RegNet eq. 22 with global means and variances; L = 1, C1 = 0.01^2, C2 = 0.03^2",
@@ -110,7 +113,7 @@ def evaluate(
     measured: list[tuple[float, list[tuple[str, str, str, float, str]]]] = []
     for case_id in tqdm(ids, desc=experiment.name, disable=not shown):
         case = dataset.case(case_id)
-        displacement, spent = _timed(model, case, target)
+        displacement, spent = _timed(model, case, target, experiment)
         found = measure(case, displacement, zoomed=experiment.objective.zoomed)
         measured.append((spent, [*found, (case.id, WHOLE, "seconds", spent, "s")]))
     measured = processes.gather(measured)
@@ -210,21 +213,35 @@ def _landmark_records(
     if case.moving_affine is not None:
         difference = (warp_points(inside, displacement) - moving).double().numpy()
         found["tre_moving_mm"] = np.linalg.norm(difference @ case.moving_affine[:3, :3].T, axis=1)
-    outside = (case.id, WHOLE, "landmarks_outside", float(landmarks_outside(case)), "1")
+    snapped = tre_mm(moving, inside, displacement, case.spacing_mm, snap=True)
+    whole = {
+        "tre_snapped_mm": (float(snapped.mean()), "mm"),
+        "landmarks_outside": (float(landmarks_outside(case)), "1"),
+    }
     return [
         *(
             (case.id, str(number), metric, float(error), "mm")
             for metric, values in found.items()
             for number, error in enumerate(values, start=1)
         ),
-        outside,
+        *((case.id, WHOLE, metric, value, unit) for metric, (value, unit) in whole.items()),
     ]
 
 
-def _timed(model: nn.Module, case: Case, device: torch.device) -> tuple[Displacement, float]:
+def _timed(
+    model: nn.Module, case: Case, device: torch.device, experiment: Experiment
+) -> tuple[Displacement, float]:
     """The displacement on the CPU and the seconds of the registration, transfers included."""
     started = time.perf_counter()
+    moving, fixed = case.moving.to(device), case.fixed.to(device)
     with torch.no_grad():
-        registration = run_at_valid_size(model, case.moving.to(device), case.fixed.to(device))
-        displacement = registration.displacement.float().cpu()
-    return displacement, time.perf_counter() - started
+        displacement = run_at_valid_size(model, moving, fixed).displacement.float()
+    if experiment.refine_steps:
+        displacement = refine(
+            moving,
+            fixed,
+            experiment.objective,
+            steps=(experiment.refine_steps,),
+            initial=displacement,
+        )
+    return displacement.cpu(), time.perf_counter() - started

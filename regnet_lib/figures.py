@@ -12,13 +12,14 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.colors import ListedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from torch import Tensor
 
 from regnet_lib.data.case import Case
-from regnet_lib.spatial import identity_grid, jacobian_determinant, resize, warp
+from regnet_lib.metrics import bootstrap_interval
+from regnet_lib.spatial import identity_grid, jacobian_determinant, resize, warp, warp_labels
 from regnet_lib.types import Displacement
 
 # Colour-blind safe (Okabe and Ito).
@@ -345,3 +346,160 @@ def run_dots(
     ax.set_ylim(len(values) - 0.4, -0.6)
     ax.set(xlabel=label, title=title)
     return figure
+
+
+def draw_intervals(
+    ax: Axes,
+    values: Mapping[str, pd.Series],
+    *,
+    label: str,
+    factor: float = 1.0,
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """One line per run: its cases as dots, mean and 95 % bootstrap interval over cases as a bar.
+
+    Args:
+        values: one value per case.
+        factor: from the unit of the values to that of the label.
+        colors: of some runs; the others are blue.
+    """
+    for place, (name, cases) in enumerate(values.items()):
+        shown = factor * np.asarray(cases, dtype=float)
+        color = (colors or {}).get(name, BLUE)
+        ax.plot(shown, [place] * len(shown), "o", color=color, alpha=0.25, markersize=3)
+        ax.plot(bootstrap_interval(shown), [place] * 2, color=color, linewidth=2.5)
+        ax.plot(shown.mean(), place, "|", color=color, markersize=11, markeredgewidth=2)
+    ax.set_yticks(range(len(values)), list(values), fontsize=8)
+    ax.set_ylim(len(values) - 0.5, -0.5)
+    ax.set_xlabel(label)
+
+
+def field_gallery(
+    planes: Mapping[str, np.ndarray], case: Case | None = None, *, axis: int, index: int
+) -> Figure:
+    """One plane of several fields, a column each: warped image, residual, labels, pull-back grid.
+
+    The number in a residual is its mean absolute value on the plane, that below the labels the
+    share of the labelled voxels on which warped and fixed labels agree; orange voxels differ.
+
+    Args:
+        planes: `(3, H, W)` each, the displacement on the plane in voxels.
+        case: the pair, with labels; without it there are only the grids.
+        axis, index: where the plane lies in the case.
+    """
+    rows, columns = (1, 0) if case is None else (4, 1)
+    first = next(iter(planes.values()))
+    height = 1.25 * first.shape[2] / first.shape[1]
+    size = (1.25 * (columns + len(planes)), 0.35 + rows * (height + 0.05))
+    figure, axes = plt.subplots(rows, columns + len(planes), figsize=size, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    if case is not None:
+        draw_slice(axes[0, 0], case.fixed, axis=axis, index=index)
+        axes[0, 0].set_title("fixed", fontsize=8)
+    for column, (title, plane) in enumerate(planes.items(), start=columns):
+        field = torch.from_numpy(np.asarray(plane, dtype=np.float32))
+        inside = [component for component in range(3) if component != axis]
+        draw_grid(axes[-1, column], field[inside][None], every=2)
+        if case is not None:
+            _draw_warped(list(axes[:3, column]), case, field, axis, index)
+        axes[0, column].set_title(title, fontsize=8)
+    return figure
+
+
+def _draw_warped(axes: Sequence[Axes], case: Case, plane: Tensor, axis: int, index: int) -> None:
+    """The first three rows of `field_gallery` for one field."""
+    field = torch.zeros(1, 3, *case.shape)
+    field.select(2 + axis, index)[0] = plane
+    warped = middle_slice(warp(case.moving, field), axis, index)
+    fixed = middle_slice(case.fixed, axis, index)
+    labels = middle_slice(warp_labels(case.moving_labels, field), axis, index)
+    true = middle_slice(case.fixed_labels, axis, index)
+    axes[0].imshow(warped, vmin=0, vmax=fixed.max())
+    axes[1].imshow(fixed - warped, cmap="PuOr", vmin=-0.4, vmax=0.4)
+    axes[2].imshow(fixed, vmin=0, vmax=fixed.max())
+    differ = np.ma.masked_equal(labels != true, False)
+    axes[2].imshow(differ, cmap=ListedColormap([ORANGE]), alpha=0.75)
+    labelled = (labels > 0) | (true > 0)
+    agree = 1 - float(differ.filled(False).sum()) / max(int(labelled.sum()), 1)
+    for ax, text in ((axes[1], f"{abs(fixed - warped).mean():.4f}"), (axes[2], f"{agree:.0%}")):
+        ax.text(0.5, -0.02, text, transform=ax.transAxes, ha="center", va="top", fontsize=8)
+
+
+FIGURE5 = "figure5.npz"  # beside a run, written by tools/keep_figure5.py
+VIEWS = {2: "axial", 1: "coronal", 0: "sagittal"}
+
+
+def figure5(planes: Mapping[str, np.ndarray], *, levels: Sequence[int] = (4, 2, 0)) -> Figure:
+    """The panels of AD-RegNet's Fig. 5: three views of a pair, of attention and of the Jacobian.
+
+    Args:
+        planes: `fixed_<axis>`, `moving_<axis>`, `warped_<axis>`, `spread<level>_<axis>` and
+            `jacobian<level>_<axis>`, each ready for `imshow`; the array axes point right, anterior
+            and superior.
+        levels: which of the five to show, coarse to fine.
+    """
+    shown = ["fixed", "moving", "warped"]
+    shown += [f"{kind}{level}" for kind in ("spread", "jacobian") for level in levels]
+    sides = [planes[f"fixed_{axis}"].shape for axis in VIEWS]
+    figure, axes = plt.subplots(
+        len(VIEWS),
+        len(shown),
+        figsize=(11, 0.6 + 11 / len(shown) * sum(up / across for up, across in sides)),
+        gridspec_kw={"height_ratios": [up / across for up, across in sides]},
+    )
+    changes = [
+        abs(planes[f"{name}_{axis}"] - 1.0) for name in shown[-len(levels) :] for axis in VIEWS
+    ]
+    span = max(float(np.quantile(np.concatenate([c.ravel() for c in changes]), 0.995)), 0.05)
+    jacobian = {"cmap": "RdBu_r", "norm": TwoSlopeNorm(vmin=1 - span, vcenter=1, vmax=1 + span)}
+    mappables = {}
+    for column, name in enumerate(shown):
+        style: dict[str, object] = {"vmin": 0, "vmax": 1}
+        if name.startswith("jacobian"):
+            style = jacobian
+        elif name.startswith("spread"):
+            # Each level counts voxels of its own grid: one scale per level.
+            values = np.concatenate([planes[f"{name}_{axis}"].ravel() for axis in VIEWS])
+            style = {"cmap": "magma", "vmin": 1, "vmax": float(np.quantile(values, 0.995))}
+        for row, (axis, view) in enumerate(VIEWS.items()):
+            ax = axes[row, column]
+            drawn = ax.imshow(planes[f"{name}_{axis}"].astype(np.float32), **style)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            if column == 0:
+                ax.set_ylabel(view)
+        mappables[name] = drawn
+        axes[0, column].set_title(_figure5_title(name), fontsize=9)
+    for name, drawn in mappables.items():
+        if name.startswith("spread"):
+            column = shown.index(name)
+            bar = figure.colorbar(drawn, ax=axes[:, column], location="bottom", aspect=12, pad=0.01)
+            bar.ax.tick_params(labelsize=7)
+    last = axes[:, -len(levels) :]
+    bar = figure.colorbar(drawn, ax=last, location="bottom", aspect=36, pad=0.01)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def _figure5_title(name: str) -> str:
+    for kind, title in {"spread": "voxels asked,\nlevel", "jacobian": "det J,\nlevel"}.items():
+        if name.startswith(kind):
+            return f"{title} {name.removeprefix(kind)}"
+    return {"warped": "warped\nmoving"}.get(name, name)
+
+
+def dumbbells(frame: pd.DataFrame, *, label: str, title: str = "", ax: Axes | None = None) -> Axes:
+    """One line per row, one marker per column, joined: what changes from one setting to another."""
+    ax = plt.gca() if ax is None else ax
+    places = np.arange(len(frame))[::-1]
+    ax.hlines(places, frame.min(axis=1), frame.max(axis=1), color=GREY, linewidth=1.2, alpha=0.6)
+    for marker, color, name in zip(
+        "os^D", (BLUE, ORANGE, GREEN, PURPLE), frame.columns, strict=False
+    ):
+        ax.plot(frame[name], places, marker, color=color, label=name)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_yticks(places, frame.index)
+    ax.set(xlabel=label, title=title)
+    ax.legend(frameon=False, fontsize=8)
+    return ax

@@ -144,7 +144,7 @@ def _html(table: Table) -> str:
         parts.append(_details(f"{len(table.runs)} runs", f"<ul>{''.join(items)}</ul>"))
     if table.missing:
         commands = escape("\n".join(table.missing))
-        title = f"{len(table.missing)} missing runs, and the commands that make them"
+        title = f"What is missing: {len(table.missing)} commands"
         parts.append(_details(title, f"<pre>{commands}</pre>"))
     return "\n".join(parts)
 

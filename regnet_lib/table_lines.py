@@ -105,12 +105,22 @@ def run_label(name: str, experiment: Experiment, run: Run) -> str:
     parts = [str(options[key]) for key in ("variant", "mode") if key in options]
     if experiment.dataset not in _own_datasets(name):
         parts.append(experiment.dataset)
+    if experiment.dataset_options.get("leaky"):
+        parts.append("leaky")
+    if "moving_contrast" in experiment.dataset_options:
+        parts.append(f"{experiment.dataset_options['moving_contrast']}-like moving images")
+    if "fixed" in experiment.dataset_options:
+        parts.append(f"onto {experiment.dataset_options['fixed']}")
+    if experiment.refine_steps:
+        parts.append(f"{experiment.refine_steps} steps of instance optimization")
     sides = [f"{side:.3g}" for side in evaluation["spacing_mm"]]
     parts.append(f"{sides[0] if len(set(sides)) == 1 else ' × '.join(sides)} mm")
     if run.folds:
         parts.append(f"{len(run.folds)} of {_planned_folds(name, experiment)} folds")
     if training:
-        parts.append(f"{training['step']} steps")
+        of = EXPERIMENTS[experiment.weights_of].dataset if experiment.weights_of else ""
+        elsewhere = f" on {of}" if of not in ("", *_own_datasets(name)) else ""
+        parts.append(f"{training['step']} steps{elsewhere}")
     parts.append("CPU" if "thread" in str(run.info["device"]) else str(run.info["device"]))
     return ", ".join(parts)
 
@@ -129,11 +139,21 @@ def links(line: Line) -> list[RunLink]:
 
 
 def missing_commands(name: str) -> tuple[str, ...]:
-    """Commands for the experiments at the paper's budget that have no run yet."""
-    commands = []
+    """Commands for the experiments at the paper's budget that have no run yet; folds in one."""
+    groups: dict[str, list[Experiment]] = {}
     for experiment in TABLES.get(name, ()):
         if experiment.faithful and not read_runs(experiment.name):
-            trained = experiment.weights_of or (experiment.name if experiment.epochs else "")
-            train = f"regnet train {trained} && " if trained else ""
-            commands.append(f"{train}regnet evaluate {experiment.name}")
-    return tuple(commands)
+            groups.setdefault(_FOLD.sub("", experiment.name), []).append(experiment)
+    return tuple(_command(stem, group) for stem, group in groups.items())
+
+
+def _command(stem: str, group: Sequence[Experiment]) -> str:
+    first = group[0]
+    name = first.name if len(group) == 1 else f"{stem}.fold$fold"
+    trained = first.weights_of or (name if first.epochs else "")
+    train = f"regnet train {trained} && " if trained else ""
+    command = f"{train}regnet evaluate {name}"
+    if len(group) == 1:
+        return command
+    folds = " ".join(one.name.rpartition(".fold")[2] for one in group)
+    return f"for fold in {folds}; do {command}; done"

@@ -198,7 +198,9 @@ def test_status_page_lists_chapters_and_runs(tmp_path):
     assert "| an.experiment | a-run | a GPU | 1.24 | 512 |" in status_tables(record, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["README.md", "book/conventions.md", "book/data.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "book/conventions.md", "book/data.md", "book/weights.md"]
+)
 def test_python_in_prose_runs(name, monkeypatch):
     """The examples of a page run from top to bottom; those on data skip where there are none."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S)

@@ -38,6 +38,16 @@ def test_one_row_per_landmark_numbered_from_one(case):
     assert max(rows(case, case.displacement)[0].values()) < 1e-4 < min(errors.values())
 
 
+def test_snapped_errors_are_means_over_landmarks(case):
+    still = torch.zeros(1, 3, *SHAPE)
+    (snapped,) = (value for *_, name, value, _ in measure(case, still) if name == "tre_snapped_mm")
+    points = case.fixed_landmarks.round(), case.moving_landmarks
+    spacing = torch.tensor(case.spacing_mm)
+    expected = ((points[0] - points[1]) * spacing).norm(dim=1).mean()
+    assert snapped == pytest.approx(float(expected), rel=1e-5)
+    assert snapped != pytest.approx(float(np.mean(list(rows(case, still)[0].values()))), rel=1e-3)
+
+
 def test_without_landmarks_no_rows(case):
     bare = replace(case, moving_landmarks=None, fixed_landmarks=None)
     metrics = {record[2] for record in measure(bare, case.displacement)}

@@ -9,7 +9,7 @@ import torch
 from regnet_lib.data import BadInputError, DIRLab, Phantoms, write_fake_dirlab
 from regnet_lib.data.dirlab import FAKE_GEOMETRY, FOLDS
 from regnet_lib.evaluate import evaluate
-from regnet_lib.experiments import EXPERIMENTS, TABLES
+from regnet_lib.experiments import EXPERIMENTS, TABLES, LevellingDecay, PolynomialDecay
 from regnet_lib.losses import ADRegNetObjective, Landmarks, Objective, landmark_distance
 from regnet_lib.results import read_runs
 from regnet_lib.train import CHECKPOINT, LOG, train
@@ -116,7 +116,8 @@ def test_every_variant_of_table_five_differs_by_its_switches_alone():
     by_row = {}
     for experiment in TABLES["ad_regnet.table5"]:
         by_row.setdefault(experiment.row, []).append(experiment)
-    assert len(by_row) == 5
+    (before,) = by_row.pop("Before")
+    assert before.model == "identity" and len(by_row) == 5
     for experiments in by_row.values():
         folds = [e for e in experiments if e.dataset == "dirlab"]
         short = [e for e in experiments if e.dataset == "lung_semireal"]
@@ -130,3 +131,9 @@ def test_every_variant_of_table_five_differs_by_its_switches_alone():
     budgets = {(e.epochs, e.optimiser, e.objective) for e in by_row["Full Model"][-1:]}
     for experiments in by_row.values():
         assert {(e.epochs, e.optimiser, e.objective) for e in experiments[-1:]} == budgets
+
+
+def test_levelling_decay_is_the_polynomial_one_down_to_its_least_factor():
+    decay, falling = LevellingDecay(4, least_factor=0.3), PolynomialDecay(4)
+    assert [decay.factor(epoch) for epoch in range(3)] == [falling.factor(e) for e in range(3)]
+    assert [decay.factor(epoch) for epoch in (3, 4, 9)] == [0.3] * 3

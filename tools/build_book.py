@@ -30,6 +30,7 @@ from tools.ledger_page import page as ledger_page
 from tools.notebook_runs import NotebookRun, kernel_environment, run_all
 from tools.reference_page import reference
 from tools.status_page import status_tables
+from tools.weights_page import weights_page
 
 
 def main() -> int:
@@ -77,7 +78,11 @@ def stage(root: Path, staged: Path, record: dict) -> None:
         shutil.copy(root / name, staged)
     shutil.copytree(root / "book", staged / "book", dirs_exist_ok=True)
     copy_mathjax(staged / "book" / "_static" / "vendor")
-    generated = {"status.md": status_tables(record, root / "results"), "reference.md": reference()}
+    generated = {
+        "status.md": status_tables(record, root / "results"),
+        "reference.md": reference(),
+        "weights.md": weights_page(),
+    }
     for name, text in generated.items():
         with (staged / "book" / name).open("a", encoding="utf-8") as page:
             page.write("\n" + text)

@@ -7,21 +7,20 @@
 
 from difflib import get_close_matches
 
-from regnet_lib.experiments import ad_regnet, lganetpp, teaching, zoo
+from regnet_lib.experiments import ad_regnet, brains, lganetpp, lungs, teaching, zoo
 from regnet_lib.experiments.experiment import (
     Experiment,
+    LevellingDecay,
     LinearDecay,
     Optimiser,
     PolynomialDecay,
     StepDecay,
 )
 
-TABLES: dict[str, tuple[Experiment, ...]] = {
-    **ad_regnet.TABLES,
-    **lganetpp.TABLES,
-    **teaching.TABLES,
-    **zoo.TABLES,
-}
+TABLES: dict[str, tuple[Experiment, ...]] = {}
+for _part in (ad_regnet, lganetpp, brains, lungs, teaching, zoo):
+    for _name, _rows in _part.TABLES.items():
+        TABLES[_name] = TABLES.get(_name, ()) + _rows
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment for table in TABLES.values() for experiment in table
@@ -40,6 +39,7 @@ __all__ = [
     "EXPERIMENTS",
     "TABLES",
     "Experiment",
+    "LevellingDecay",
     "LinearDecay",
     "Optimiser",
     "PolynomialDecay",

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from regnet_lib.losses import Objective
+from regnet_lib.models.sizes import next_multiple
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,17 @@ class PolynomialDecay:
 
 
 @dataclass(frozen=True)
+class LevellingDecay(PolynomialDecay):
+    """Learning-rate factor of `PolynomialDecay` down to `least_factor`, and constant from there."""
+
+    least_factor: float = 0.1
+
+    def factor(self, epoch: int) -> float:
+        """Factor during epoch number `epoch`, counted from 0."""
+        return max(super().factor(epoch), self.least_factor)
+
+
+@dataclass(frozen=True)
 class Optimiser:
     """Adam and its schedule; `amsgrad` keeps the largest second moment (Reddi et al., 2018)."""
 
@@ -73,6 +85,8 @@ class Experiment:
             correlations and the loss in float32. Evaluation is always in float32.
         weights_of: name of the experiment whose trained weights are evaluated, for a test on other
             data; nothing is trained.
+        refine_steps: iterations of instance optimisation after the model, with the objective, on
+            the grid of the images; for evaluation alone.
         faithful: False where resolution or budget differ from the paper's on purpose; such a row is
             never called a reproduction.
         notes: sources of the settings and what deviates.
@@ -91,22 +105,32 @@ class Experiment:
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     weights_of: str = ""
+    refine_steps: int = 0
     faithful: bool = True
     notes: str = ""
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, for `run.json`."""
-        return asdict(replace(self, model_options=dict(self.model_options)))
+        """Plain values, for `run.json` and for checkpoints, which know no refinement."""
+        values = asdict(replace(self, model_options=dict(self.model_options)))
+        if not self.refine_steps:
+            del values["refine_steps"]
+        return values
 
 
 def at_spacing(experiment: Experiment, spacing_mm: int, shape: tuple[int, int, int]) -> Experiment:
-    """The same experiment on coarser volumes; `shape` is theirs at 1 mm."""
+    """The same experiment on coarser volumes; `shape` is theirs at 1 mm.
+
+    A model that is told the shape of its training images (GroupMorph) is told that of the padded
+    ones: its sides are multiples of 8.
+    """
     coarser = tuple(side // spacing_mm for side in shape)
     sides = "x".join(map(str, coarser))
     options = dict(experiment.model_options)
+    if "shape" in options:
+        options["shape"] = next_multiple(coarser, 8)
     return replace(
         experiment,
-        model_options=options | ({"shape": coarser} if "shape" in options else {}),
+        model_options=options,
         name=f"{experiment.name}.{spacing_mm}mm",
         dataset_options={"spacing_mm": spacing_mm},
         faithful=False,

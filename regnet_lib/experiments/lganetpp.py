@@ -42,14 +42,19 @@ class Method:
 
 _COMPARED = {"preset": "lganet"}  # the configuration in the repository of LGANet++
 VOXELMORPH = Method("voxelmorph2", "VoxelMorph", "voxelmorph2")
+PIVIT = Method("pivit", "PIViT", "pivit")
+MODET = Method("modet", "ModeT", "modet", _COMPARED)
+GROUPMORPH = Method(
+    "groupmorph", "GroupMorph", "groupmorph", {**_COMPARED, "compat": True}, sized=True
+)
 BASELINES = (
     VOXELMORPH,
-    Method("pivit", "PIViT", "pivit"),
+    PIVIT,
     Method("prnetpp", "PRNet++", "prnetpp", {**_COMPARED, "compat": True}),
     Method("pcnet", "PCNet", "pcnet", _COMPARED),
-    Method("modet", "ModeT", "modet", _COMPARED),
+    MODET,
     Method("corrmlp", "CorrMLP", "corrmlp"),
-    Method("groupmorph", "GroupMorph", "groupmorph", {**_COMPARED, "compat": True}, sized=True),
+    GROUPMORPH,
     Method("rdp", "RDP", "rdp"),
 )
 LGANET = Method(
@@ -161,17 +166,47 @@ def _at(spacing_mm: int, experiment: Experiment) -> Experiment:
     return at_spacing(experiment, spacing_mm, SHAPES["lpba40"])
 
 
+def _short(spacing_mm: int, method: Method, **changes: object) -> Experiment:
+    """A method at the budget that all methods share at this resolution: 10 epochs, 300 steps."""
+    return replace(shortened(_at(spacing_mm, _on_lpba40(method))), **changes)
+
+
+# It was there first and has the name; VoxelMorph with the common budget is called .10epochs.
+_VOXELMORPH_LONGER = shortened(_at(2, _on_lpba40(VOXELMORPH)), epochs=40, precision="float32")
+# One training of 20 epochs, tested after each of them by `tools.score_epochs`: what would the
+# choice of an epoch on the test subjects gain?
+SELECTION = replace(
+    shortened(_at(4, _on_lpba40(PIVIT)), epochs=20),
+    name="lganetpp.table2.pivit.4mm.20epochs",
+)
+
 TABLE2 = (
     _IDENTITY,
     _SYN,
     _DESCENT,
+    _DEEDS,
+    _CONVEXADAM,
     *map(_on_lpba40, METHODS),
     *(
         _at(2, experiment)
         for experiment in (_IDENTITY, _DESCENT, _DEEDS, _CONVEXADAM, *map(_on_lpba40, METHODS))
     ),
-    shortened(_at(2, _on_lpba40(VOXELMORPH)), epochs=40, precision="float32"),
-    *(shortened(_at(2, _on_lpba40(method))) for method in (OFFICIAL, PAPER)),
+    _VOXELMORPH_LONGER,
+    _short(2, VOXELMORPH, name="lganetpp.table2.voxelmorph2.2mm.10epochs"),
+    *(_short(2, method) for method in (PIVIT, MODET, GROUPMORPH, OFFICIAL, PAPER)),
+    _at(4, _IDENTITY),
+    _at(4, _DESCENT),
+    # Without LGANet, whose smallest image has 96 voxels along each axis.
+    *(_short(4, method) for method in (*BASELINES, OFFICIAL, PAPER)),
+    SELECTION,
+)
+
+# Two of the short trainings with other initial weights and another order of the pairs: how much of
+# a difference between two networks is the seed?
+SEEDS = tuple(
+    _short(4, method, name=f"lganetpp.table2.{method.name}.4mm.short.seed{seed}", seed=seed)
+    for method in (PIVIT, GROUPMORPH)
+    for seed in (1, 2)
 )
 
 # Table 1: the modules come one after the other; Model 4 is the network of Table 2.
@@ -255,4 +290,4 @@ TABLE6 = (
 TABLES: dict[str, tuple[Experiment, ...]] = {
     f"lganetpp.table{number}": table
     for number, table in enumerate((TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, TABLE6), start=1)
-}
+} | {"lganetpp.seeds": SEEDS}

@@ -178,6 +178,47 @@ def test_level_by_hand(composition, coordinates):
     exact(found.region_weights, weights)
 
 
+def test_recommended_head_starts_as_the_mean_offset_of_its_neighbours():
+    torch.manual_seed(0)
+    match = BidirectionalCrossAttention(4, window=2, coordinates=True, relative=True)
+    level = Level(4, match, None, fused=False, composition=True, feature_scale=0.25).double()
+    moving, fixed = random_map(2, 1, 4, 4, 6, 4).unbind(0)
+    offset = level.match(moving, fixed).offset
+    assert offset.abs().max() > 0.1
+    torch.testing.assert_close(
+        level(moving, fixed).candidate, 1.5 * F.avg_pool3d(offset, 3, 1, 1), rtol=0, atol=1e-3
+    )
+
+
+def test_feature_scale_leaves_the_offset_alone():
+    torch.manual_seed(0)
+    match = BidirectionalCrossAttention(4, window=2, coordinates=True, relative=True)
+    level = Level(4, match, None, fused=False, composition=True, feature_scale=0.25).double()
+    torch.nn.init.normal_(level.head.weight)
+    moving, fixed = random_map(2, 1, 4, 4, 6, 4).unbind(0)
+    matched = level.match(moving, fixed)
+    seen = torch.cat([0.25 * matched.features, matched.offset], dim=1)
+    expected = F.conv3d(seen, level.head.weight, level.head.bias, padding=1)
+    exact(level(moving, fixed).candidate, expected)
+
+
+def test_features_count_less_on_coarser_levels_in_recommended_mode_alone():
+    for mode, base in (("recommended", 4.0), ("paper", 1.0)):
+        model = ADRegNet(mode, channels=(4, 8, 16, 32, 64))
+        scales = {int(name): level.feature_scale for name, level in model.levels.items()}
+        assert scales == {level: base**-level for level in range(5)}
+
+
+def test_recommended_mode_leaves_equal_images_where_they_are():
+    """Up to the 1e-5 of the heads' other weights."""
+    torch.manual_seed(0)
+    model = ADRegNet("recommended", channels=(4, 8, 16, 32, 64)).eval()
+    image = torch.rand(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        assert model(image, image).displacement.abs().max() < 1e-2
+        assert model(image, image.flip(2)).displacement.abs().max() > 0.1
+
+
 def test_coarsest_level_is_its_candidate():
     level = build_level(composition=True, coordinates=True, fused=False)
     moving, fixed = random_map(2, 1, 4, 4, 6, 4).unbind(0)
