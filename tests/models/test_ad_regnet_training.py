@@ -85,7 +85,7 @@ def test_autocast_returns_float32_close_to_it(mode):
         assert all(value.dtype == torch.float32 for value in registration.extras[name].values())
     longest = expected.abs().max()
     assert longest > 0.2
-    assert (found - expected).abs().max() < 0.02 * max(longest, 1)
+    assert (found - expected).abs().max() < 0.04 * max(longest, 1)
 
 
 class TestDropout:
