@@ -64,7 +64,7 @@ class OASISSamples(SubjectPairs):
 
     def pair(self, case_id: str) -> tuple[str, str]:
         """The subject and the other one."""
-        return case_id, SUBJECTS[1 - SUBJECTS.index(case_id)]
+        return case_id, next(other for other in SUBJECTS if other != case_id)
 
     def image_path(self, subject: str) -> Path:
         """Where the image of a subject lies."""

@@ -155,7 +155,9 @@ class TestVariants:
         assert (plain.moving - one.moving).abs().mean() < 0.02  # only the noise is new
         assert (one.displacement - two.displacement).square().mean().sqrt() > 0.2
         for case in (one, two):
-            left = tre_mm(case.moving_landmarks, case.fixed_landmarks, case.displacement, (6,) * 3)
+            left = tre_mm(
+                case.moving_landmarks, case.fixed_landmarks, case.displacement, (6.0,) * 3
+            )
             assert left.max() < 1e-3
             aligned = warp(case.moving, case.displacement, padding="border") - case.fixed
             assert aligned.square().mean() < 0.2 * (case.moving - case.fixed).square().mean()
