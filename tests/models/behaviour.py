@@ -3,12 +3,13 @@
 import torch
 
 
-def check_batch_items_do_not_see_each_other(model, shape, atol=1e-9):
+def check_batch_items_do_not_see_each_other(model, shape, share=1e-4):
+    """Within a share of the largest component: other batch sizes take other kernels."""
     moving, fixed = torch.rand(2, 2, 1, *shape)
     with torch.no_grad():
         together = model(moving, fixed).displacement
         alone = torch.cat([model(moving[i : i + 1], fixed[i : i + 1]).displacement for i in (0, 1)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=atol)
+    assert (together - alone).abs().max() < share * alone.abs().max()
 
 
 def check_autocast_returns_float32_close_to_it(model, shape, share=0.1):

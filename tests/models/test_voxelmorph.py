@@ -49,7 +49,7 @@ def test_batch_items_do_not_see_each_other():
     moving, fixed = torch.rand(2, 2, 1, 16, 16, 16)
     together = model(moving, fixed).displacement
     alone = torch.cat([model(moving[i : i + 1], fixed[i : i + 1]).displacement for i in (0, 1)])
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-9)
+    assert (together - alone).abs().max() < 1e-4 * alone.abs().max()
 
 
 def test_every_parameter_gets_a_gradient():
