@@ -29,8 +29,8 @@ TARGET = 1.8
 ROUNDS = 5
 EXPLANATION = (
     "On one thread both forms spend nine tenths of their time in PyTorch's kernels for "
-    "`grid_sample`: what can be saved there is the grid, and the more channels, the less it counts. "
-    "On two threads each slab adds into a gradient of the whole image of its own, and the sum of "
+    "`grid_sample`: what can be saved there is the grid, and the more channels, the less it counts."
+    " On two threads each slab adds into a gradient of the whole image of its own, and the sum of "
     "those costs more the more channels there are."
 )
 
