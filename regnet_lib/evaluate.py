@@ -63,6 +63,18 @@ PROTOCOL = {
 }
 
 
+def checkpoint_of(experiment: Experiment) -> Path:
+    """Where the weights of an experiment lie after training: its own, or those it borrows."""
+    return runs_folder() / (experiment.weights_of or experiment.name) / CHECKPOINT
+
+
+def trained_model(experiment: Experiment, checkpoint: str | Path) -> nn.Module:
+    """The model of an experiment with the weights of a checkpoint, ready to register."""
+    model = create_model(experiment.model, **experiment.model_options).eval()
+    load_weights(checkpoint, model)
+    return model
+
+
 def evaluate(
     experiment: Experiment,
     *,
@@ -92,7 +104,7 @@ def evaluate(
     log = None
     if experiment.epochs > 0 or experiment.weights_of:
         source = experiment.weights_of or experiment.name
-        path = Path(checkpoint or runs_folder() / source / CHECKPOINT)
+        path = Path(checkpoint or checkpoint_of(experiment))
         if not path.exists():
             raise BadInputError(
                 f"{path}: no checkpoint of {source}. Train it first (regnet train {source}), or "

@@ -19,20 +19,10 @@ def written(root, name, values, cases=CASES):
             for case, line in zip(cases, values, strict=True)
             for label, value in enumerate(line, start=1)
         ],
-        columns=[
-            "experiment",
-            "run_id",
-            "dataset",
-            "split",
-            "case",
-            "structure",
-            "metric",
-            "value",
-            "unit",
-        ],
+        columns=COLUMNS,
     )
     info = {"run_id": "run", "created": "2026-01-01T00:00:00Z", "experiment": {"name": name}}
-    write_run(rows[list(COLUMNS)], info, root=root)
+    write_run(rows, info, root=root)
     return read_runs(name, root=root)[-1]
 
 

@@ -24,16 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regnet_lib.checkpoint import load_weights
 from regnet_lib.data import open_dataset
+from regnet_lib.evaluate import checkpoint_of, trained_model
 from regnet_lib.experiments import Experiment, find_experiment
 from regnet_lib.figures import FIGURE5, middle_slice
-from regnet_lib.models import create_model
-from regnet_lib.models.sizes import pad_to_valid_size
-from regnet_lib.paths import runs_folder
+from regnet_lib.models.sizes import crop_padding, pad_to_valid_size
 from regnet_lib.results import read_runs
 from regnet_lib.spatial import jacobian_determinant, resize, warp
-from regnet_lib.train import CHECKPOINT
 from regnet_lib.uncertainty import attention_spread
 
 
@@ -43,9 +40,8 @@ def main() -> None:
     parser.add_argument("--case", help="a test case; by default the first one")
     options = parser.parse_args()
     experiment = find_experiment(options.experiment)
-    checkpoint = runs_folder() / (experiment.weights_of or experiment.name) / CHECKPOINT
     path = read_runs(experiment.name)[-1].folder / FIGURE5
-    keep_planes(experiment, checkpoint, path, case_id=options.case)
+    keep_planes(experiment, checkpoint_of(experiment), path, case_id=options.case)
 
 
 def keep_planes(
@@ -63,8 +59,7 @@ def keep_planes(
     """
     dataset = open_dataset(experiment.dataset, data, **experiment.dataset_options)
     case = dataset.case(case_id or dataset.ids("test")[0], labels=False)
-    model = create_model(experiment.model, **experiment.model_options).eval()
-    load_weights(checkpoint, model)
+    model = trained_model(experiment, checkpoint)
     moving, fixed, before = pad_to_valid_size(model, case.moving, case.fixed)
     with torch.no_grad():
         found = model(moving, fixed, details=True)
@@ -78,9 +73,7 @@ def keep_planes(
     reversed_axes = [2 + axis for axis in range(3) if case.affine[axis, axis] < 0]
 
     def planes(volume: Tensor) -> list[np.ndarray]:
-        for axis, (start, length) in enumerate(zip(before, case.shape, strict=True), start=2):
-            volume = volume.narrow(axis, start, length)
-        volume = volume.flip(reversed_axes)
+        volume = crop_padding(volume, before, case.shape).flip(reversed_axes)
         return [middle_slice(volume, axis).astype(np.float16) for axis in range(3)]
 
     arrays = {

@@ -22,16 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regnet_lib.checkpoint import load_weights
 from regnet_lib.data import Dataset, open_dataset
+from regnet_lib.evaluate import checkpoint_of, trained_model
 from regnet_lib.experiments import Experiment, find_experiment
 from regnet_lib.metrics import dice
 from regnet_lib.models import create_model
-from regnet_lib.models.sizes import pad_to_valid_size
-from regnet_lib.paths import runs_folder
+from regnet_lib.models.sizes import crop_padding, pad_to_valid_size
 from regnet_lib.results import read_runs
 from regnet_lib.spatial import resize
-from regnet_lib.train import CHECKPOINT
 
 PLANE = "plane.npz"
 AXIS = 2
@@ -42,8 +40,7 @@ def main() -> None:
     parser.add_argument("experiments", nargs="+", help="names of experiments with a checkpoint")
     for name in parser.parse_args().experiments:
         experiment = find_experiment(name)
-        checkpoint = runs_folder() / (experiment.weights_of or name) / CHECKPOINT
-        keep_plane(experiment, checkpoint, read_runs(name)[-1].folder / PLANE)
+        keep_plane(experiment, checkpoint_of(experiment), read_runs(name)[-1].folder / PLANE)
 
 
 def keep_plane(
@@ -56,18 +53,17 @@ def keep_plane(
     """
     dataset = open_dataset(experiment.dataset, data, **experiment.dataset_options)
     case = dataset.case(hardest_case(dataset), labels=False)
-    model = create_model(experiment.model, **experiment.model_options).eval()
     if checkpoint.exists() or experiment.epochs:
-        load_weights(checkpoint, model)
+        model = trained_model(experiment, checkpoint)
+    else:
+        model = create_model(experiment.model, **experiment.model_options).eval()
     with torch.no_grad():
         moving, fixed, before = pad_to_valid_size(model, case.moving, case.fixed)
         registration = model(moving, fixed)
     index = case.shape[AXIS] // 2
 
     def plane(field: Tensor) -> np.ndarray:
-        full = resize(field.float(), moving.shape[2:])[0]
-        for axis, (start, length) in enumerate(zip(before, case.shape, strict=True), start=1):
-            full = full.narrow(axis, start, length)
+        full = crop_padding(resize(field.float(), moving.shape[2:]), before, case.shape)[0]
         return full.select(1 + AXIS, index).numpy().astype(np.float16)
 
     about = {"case": case.id, "axis": AXIS, "index": index}

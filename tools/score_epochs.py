@@ -17,13 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from regnet_lib.checkpoint import load_weights
 from regnet_lib.data import Dataset, open_dataset
 from regnet_lib.data.cache import CachedDataset
-from regnet_lib.evaluate import evaluate
+from regnet_lib.evaluate import evaluate, trained_model
 from regnet_lib.experiments import Experiment, find_experiment
 from regnet_lib.metrics import dice
-from regnet_lib.models import create_model
 from regnet_lib.models.sizes import run_at_valid_size
 from regnet_lib.paths import runs_folder
 from regnet_lib.spatial import warp_labels
@@ -75,8 +73,7 @@ def score_epochs(experiment: Experiment, folder: Path, *, data: Path | None = No
 
 def case_scores(experiment: Experiment, checkpoint: Path, dataset: Dataset) -> dict[str, float]:
     """Mean Dice over the structures of every test case, with the weights of a checkpoint."""
-    model = create_model(experiment.model, **experiment.model_options).eval()
-    load_weights(checkpoint, model)
+    model = trained_model(experiment, checkpoint)
     found = {}
     for case_id in dataset.ids("test"):
         case = dataset.case(case_id)

@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from regnet_lib.checkpoint import load_weights
 from regnet_lib.data import open_dataset
 from regnet_lib.experiments import TABLES, Experiment
-from regnet_lib.models import create_model
 from regnet_lib.models.sizes import run_at_valid_size
 from regnet_lib.paths import runs_folder
 from regnet_lib.results import read_runs
@@ -56,8 +54,7 @@ def keep_field(experiment: Experiment, checkpoint: Path, path: Path) -> None:
         return
     dataset = open_dataset(experiment.dataset, **experiment.dataset_options)
     case = dataset.case(dataset.ids("test")[0], labels=False)
-    model = create_model(experiment.model, **experiment.model_options).eval()
-    load_weights(checkpoint, model)
+    model = trained_model(experiment, checkpoint)
     with torch.no_grad():
         displacement = run_at_valid_size(model, case.moving, case.fixed).displacement
     index = case.shape[0] // 2

@@ -322,7 +322,7 @@ def _quoted_below(experiment: Experiment) -> Experiment:
 
 
 AD_REGNET_TABLE3 = tuple(
-    _quoted_below(one) for one in TABLE3 if one.row in _ON_HH and one.name.find(".4mm") > 0
+    _quoted_below(one) for one in TABLE3 if one.row in _ON_HH and ".4mm" in one.name
 )
 
 TABLES: dict[str, tuple[Experiment, ...]] = {

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from regnet_lib.losses import Objective
-from regnet_lib.models.sizes import next_multiple
+from regnet_lib.spatial.grid import next_multiple
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.blocks import checkpointed
 from regnet_lib.nn.cross_attention import BidirectionalCrossAttention, JointFeatures
 from regnet_lib.nn.feature_unet import FeatureUNet
@@ -85,6 +85,7 @@ from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.nn.regions import RegionalAttention
 from regnet_lib.nn.synthesis import GatedFusion
 from regnet_lib.spatial import compose, resize, warp
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Displacement, Image, Registration
 
 CHANNELS = (32, 64, 128, 256, 512)

@@ -31,13 +31,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.attention import join_windows, split_windows
 from regnet_lib.nn.blocks import InstanceNormActivation, checkpointed, conv
 from regnet_lib.nn.correlation import local_correlation
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.nn.pyramid import Pyramid
 from regnet_lib.spatial import resize, warp
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Displacement, Image, Registration
 
 WINDOWS = (3, 5, 7)

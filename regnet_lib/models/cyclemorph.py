@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from regnet_lib.losses import Objective
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.blocks import ConvActivation
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.spatial import warp
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Displacement, Image, Registration
 
 ENCODER = (16, 32, 32, 32, 32)

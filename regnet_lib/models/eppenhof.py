@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 from regnet_lib.losses import Objective
 from regnet_lib.models.dlir import spline_displacement
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.nn.unet import UNet
 from regnet_lib.spatial import compose, warp
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Displacement, Image, Registration
 
 

@@ -25,10 +25,11 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.blocks import Conv3d, ConvNormActivation
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.spatial import resize
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Displacement, Image, Registration
 
 

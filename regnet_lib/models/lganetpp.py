@@ -44,7 +44,7 @@ import torch
 from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.attention import (
     WINDOW_VOXELS,
     LocalGlobalBlock,
@@ -58,6 +58,7 @@ from regnet_lib.nn.decomposition import DecompositionExchange
 from regnet_lib.nn.fusion import ChannelWiseFusion, MultiScaleFusion
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.spatial import compose, integrate, resize, warp
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Displacement, Image, Registration, Velocity
 
 CHANNELS = (8, 16, 32, 64)

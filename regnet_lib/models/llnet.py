@@ -34,10 +34,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.blocks import Conv3d, conv
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.spatial import integrate
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Displacement, Image, Registration
 
 # Channels per level, fine to coarse, in units of the first; the global branch halves once more.

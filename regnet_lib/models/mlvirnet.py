@@ -23,11 +23,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.nn.scales import over_scales
 from regnet_lib.nn.unet import UNet
 from regnet_lib.spatial import resize
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Image, Registration
 
 

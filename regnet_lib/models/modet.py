@@ -31,11 +31,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.blocks import ConvActivation, ConvNormActivation, conv
 from regnet_lib.nn.expected_offset import expected_offset
 from regnet_lib.nn.pyramid import Pyramid
 from regnet_lib.spatial import compose, resample, resize, warp
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Displacement, Image, Registration
 
 HEADS = (8, 4, 2, 1, 1)  # coarse to fine

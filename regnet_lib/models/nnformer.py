@@ -37,7 +37,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.nn.transformer import (
     SWIN_DERIVED,
@@ -51,6 +51,7 @@ from regnet_lib.nn.transformer import (
     relative_index,
     swin_blocks,
 )
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Image, Registration
 
 DEPTHS, HEADS = (2, 2, 4, 2), (4, 4, 8, 8)

@@ -30,12 +30,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.blocks import ConvNormActivation, conv
 from regnet_lib.nn.fusion import ChannelWiseFusion
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.nn.pyramid import ResidualPyramid, UpConvolution
 from regnet_lib.spatial import compose, integrate, resample, warp
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Displacement, Image, Registration, Velocity
 
 # On a grid of its own, whatever the other arguments have.

@@ -26,12 +26,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.blocks import ConvActivation
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.nn.pyramid import Pyramid
 from regnet_lib.nn.transformer import SWIN_DERIVED, SWIN_RENAMES, SwinBlock
 from regnet_lib.spatial import compose, resize, warp
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Displacement, Image, Registration
 
 SLOPE = 0.1

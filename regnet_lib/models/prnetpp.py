@@ -33,12 +33,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.blocks import ConvActivation, conv
 from regnet_lib.nn.correlation import local_correlation
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.spatial import compose, identity_grid, resize, sample, warp
-from regnet_lib.spatial.grid import Padding
+from regnet_lib.spatial.grid import Padding, next_multiple
 from regnet_lib.types import Displacement, Image, Registration
 
 DECODER = (32, 32, 16, 16, 8)  # channels, coarse to fine

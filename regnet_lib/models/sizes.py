@@ -15,11 +15,6 @@ from torch import Tensor, nn
 from regnet_lib.types import Image, Registration
 
 
-def next_multiple(shape: Sequence[int], multiple: int) -> tuple[int, ...]:
-    """The nearest shape at least as large whose sides are all multiples of `multiple`."""
-    return tuple(-(-side // multiple) * multiple for side in shape)
-
-
 def require_valid_images(
     model: str,
     moving: Tensor,
@@ -77,6 +72,18 @@ def pad_to_valid_size(
     return F.pad(moving, padding), F.pad(fixed, padding), before
 
 
+def crop_padding(field: Tensor, before: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """What lies on the images, of a field `(B, C, ...)` on the grid of `pad_to_valid_size`.
+
+    Args:
+        before: the zeros in front, per axis.
+        shape: of the images before padding.
+    """
+    for axis, (start, length) in enumerate(zip(before, shape, strict=True), start=2):
+        field = field.narrow(axis, start, length)
+    return field
+
+
 def run_at_valid_size(model: nn.Module, moving: Image, fixed: Image) -> Registration:
     """Run a model on images of any size `(B, 1, D, H, W)`; differentiable.
 
@@ -89,7 +96,5 @@ def run_at_valid_size(model: nn.Module, moving: Image, fixed: Image) -> Registra
     registration = model(padded_moving, padded_fixed)
     if padded_moving.shape == moving.shape:
         return registration
-    displacement = registration.displacement
-    for axis, (start, length) in enumerate(zip(before, shape, strict=True)):
-        displacement = displacement.narrow(2 + axis, start, length)
+    displacement = crop_padding(registration.displacement, before, shape)
     return Registration(displacement, (displacement,) if registration.pyramid else ())

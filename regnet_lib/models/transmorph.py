@@ -50,7 +50,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.nn.skip_decoder import ConvNorm, SkipUp
 from regnet_lib.nn.transformer import (
@@ -60,6 +60,7 @@ from regnet_lib.nn.transformer import (
     Voxels,
     Window,
 )
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Image, Registration
 
 MULTIPLE = 32

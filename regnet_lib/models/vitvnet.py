@@ -34,12 +34,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.blocks import conv
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.nn.skip_decoder import ConvNorm, SkipUp
 from regnet_lib.nn.transformer import Perceptron
 from regnet_lib.spatial import resample
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Image, Registration
 
 Tokens = Float[Tensor, "batch tokens features"]

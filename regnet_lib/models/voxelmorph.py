@@ -33,10 +33,11 @@ import torch
 from torch import nn
 
 from regnet_lib.models.official_weights import KeyMap
-from regnet_lib.models.sizes import next_multiple, require_valid_images
+from regnet_lib.models.sizes import require_valid_images
 from regnet_lib.nn.heads import DisplacementHead
 from regnet_lib.nn.unet import UNet
 from regnet_lib.spatial import integrate, resize
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Image, Registration
 
 PRESETS = ("transmorph", "official")

@@ -30,6 +30,11 @@ MOST_SLABS = 4
 LEAST_VOXELS = 2**14
 
 
+def next_multiple(shape: Sequence[int], multiple: int) -> tuple[int, ...]:
+    """The nearest shape at least as large whose sides are all multiples of `multiple`."""
+    return tuple(-(-side // multiple) * multiple for side in shape)
+
+
 def identity_grid(
     shape: Sequence[int],
     *,

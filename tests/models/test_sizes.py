@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from regnet_lib.models.identity import Identity
-from regnet_lib.models.sizes import next_multiple, require_valid_images, run_at_valid_size
+from regnet_lib.models.sizes import require_valid_images, run_at_valid_size
 from regnet_lib.models.voxelmorph import VoxelMorph2
+from regnet_lib.spatial.grid import next_multiple
 from regnet_lib.types import Registration
 
 
