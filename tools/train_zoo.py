@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from regnet_lib.data import open_dataset
+from regnet_lib.evaluate import trained_model
 from regnet_lib.experiments import TABLES, Experiment
 from regnet_lib.models.sizes import run_at_valid_size
 from regnet_lib.paths import runs_folder
