@@ -58,7 +58,7 @@ class RecursiveStep(nn.Module):
         """The refined displacement and the features it came from."""
         for evaluation in range(self.times):
             if evaluation > 0:
-                context = self.narrow(features)
+                context = self.narrow(features)  # noqa: F821 (of the pass before)
             features = self.merge(torch.cat([fixed, warp(moving, displacement), context], dim=1))
             residual = integrate(self.head(features), padding="zeros")
             displacement = compose(displacement, residual, padding="zeros")
@@ -136,7 +136,7 @@ class RDP(nn.Module):
         for level, step in enumerate(self.steps):
             if level > 0:
                 displacement = resize(displacement, fixed_levels[level].shape[2:])
-                context = self.up[level - 1](features)
+                context = self.up[level - 1](features)  # noqa: F821 (of the pass before)
             displacement, features = step(
                 moving_levels[level], fixed_levels[level], displacement, context
             )
