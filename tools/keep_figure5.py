@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from regnet_lib.data import open_dataset
+from regnet_lib.data.atomic import write_arrays
 from regnet_lib.evaluate import checkpoint_of, trained_model
 from regnet_lib.experiments import Experiment, find_experiment
 from regnet_lib.figures import FIGURE5, middle_slice
@@ -86,7 +87,7 @@ def keep_planes(
         "case": case.id,
         "spacing_mm": [round(side, 4) for side in case.spacing_mm],
     }
-    np.savez_compressed(path, about=np.array(json.dumps(about)), **arrays)
+    write_arrays(path, overwrite=True, about=np.array(json.dumps(about)), **arrays)
 
 
 if __name__ == "__main__":

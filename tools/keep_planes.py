@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from regnet_lib.data import Dataset, open_dataset
+from regnet_lib.data.atomic import write_arrays
 from regnet_lib.evaluate import checkpoint_of, trained_model
 from regnet_lib.experiments import Experiment, find_experiment
 from regnet_lib.metrics import dice
@@ -67,8 +68,9 @@ def keep_plane(
         return full.select(1 + AXIS, index).numpy().astype(np.float16)
 
     about = {"case": case.id, "axis": AXIS, "index": index}
-    np.savez_compressed(
+    write_arrays(
         path,
+        overwrite=True,
         displacement=plane(registration.displacement),
         pyramid=np.array([plane(field) for field in registration.pyramid], np.float16),
         about=np.array(json.dumps(about)),

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from regnet_lib.data import Dataset, open_dataset
+from regnet_lib.data.atomic import write_atomically
 from regnet_lib.data.cache import CachedDataset
 from regnet_lib.evaluate import evaluate, trained_model
 from regnet_lib.experiments import Experiment, find_experiment
@@ -90,7 +91,8 @@ def _append(path: Path, epoch: int, scores: dict[str, float]) -> None:
     lines = list(csv.reader(path.open(newline=""))) if path.exists() else [list(HEADER)]
     kept = [line for line in lines if line[0] != str(epoch)]
     kept += [[str(epoch), case, f"{score:.6g}"] for case, score in scores.items()]
-    path.write_text("".join(",".join(line) + "\n" for line in kept))
+    text = "".join(",".join(line) + "\n" for line in kept)
+    write_atomically(path, lambda temporary: temporary.write_text(text), overwrite=True)
 
 
 if __name__ == "__main__":

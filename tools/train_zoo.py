@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from regnet_lib.data import open_dataset
+from regnet_lib.data.atomic import write_arrays
 from regnet_lib.evaluate import trained_model
 from regnet_lib.experiments import TABLES, Experiment
 from regnet_lib.models.sizes import run_at_valid_size
@@ -61,7 +62,7 @@ def keep_field(experiment: Experiment, checkpoint: Path, path: Path) -> None:
     index = case.shape[0] // 2
     plane = displacement[0, 1:, index].numpy().astype(np.float16)
     about = json.dumps({"case": case.id, "axis": 0, "index": index})
-    np.savez_compressed(path, displacement=plane, about=np.array(about))
+    write_arrays(path, overwrite=True, displacement=plane, about=np.array(about))
 
 
 if __name__ == "__main__":

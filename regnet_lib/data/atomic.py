@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from regnet_lib.data.volume import BadInputError
 
 
@@ -54,3 +56,12 @@ def write_atomically(
         with suppress(FileNotFoundError):
             temporary.unlink()
         raise
+
+
+def write_arrays(path: Path, *, overwrite: bool = False, **arrays: np.ndarray) -> None:
+    """One compressed `.npz` of named arrays, complete or not at all.
+
+    Raises:
+        BadInputError, OSError: as `write_atomically`.
+    """
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays), overwrite=overwrite)

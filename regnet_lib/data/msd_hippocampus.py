@@ -27,14 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
+from regnet_lib.data.atomic import write_arrays
 from regnet_lib.data.fakes import fake_subject
-from regnet_lib.data.nifti import (
-    BadInputError,
-    Volume,
-    read_volume,
-    write_atomically,
-    write_volume,
-)
+from regnet_lib.data.nifti import BadInputError, Volume, read_volume, write_volume
 from regnet_lib.data.pairs import SubjectPairs
 from regnet_lib.data.preprocess import pad_to, reorient, to_unit_range
 from regnet_lib.data.splits import split_by_hash
@@ -198,9 +193,5 @@ def write_fake_hippocampus(
     if packed:
         ids = np.array([f"hippocampus_{number:03d}" for number in numbers])
         content = {"vol": np.stack(images), "seg": np.stack(maps), "ids": ids}
-        write_atomically(
-            root / PACKED,
-            lambda path: np.savez_compressed(path, **content),
-            overwrite=overwrite,
-        )
+        write_arrays(root / PACKED, overwrite=overwrite, **content)
     return root

@@ -37,7 +37,6 @@ __all__ = [
     "read_volume",
     "require_same_grid",
     "same_grid",
-    "write_atomically",
     "write_volume",
 ]
 

@@ -16,15 +16,10 @@ from typing import Literal
 import numpy as np
 import torch
 
+from regnet_lib.data.atomic import write_atomically
 from regnet_lib.data.contents import require_regular_file
 from regnet_lib.data.geometry import LARGEST_COSINE
-from regnet_lib.data.nifti import (
-    BadInputError,
-    open_nifti,
-    stored_voxels,
-    write_atomically,
-    write_volume,
-)
+from regnet_lib.data.nifti import BadInputError, open_nifti, stored_voxels, write_volume
 from regnet_lib.spatial.checks import require_displacement
 from regnet_lib.types import Displacement
 

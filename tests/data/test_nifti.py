@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from regnet_lib.data import BadInputError, Volume, read_volume, write_volume
-from regnet_lib.data.nifti import require_same_grid, write_atomically
+from regnet_lib.data.atomic import write_arrays, write_atomically
+from regnet_lib.data.nifti import require_same_grid
 
 SHAPE = (5, 6, 7)
 # Turned about two axes, left-handed, anisotropic.
@@ -326,6 +327,18 @@ class TestWriting:
 
         write_atomically(path, write, overwrite=True)
         assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+    def test_arrays_come_back_and_are_not_replaced_by_chance(self, tmp_path):
+        path, plane = tmp_path / "planes.npz", texture()
+        write_arrays(path, plane=plane)
+        with pytest.raises(BadInputError, match="planes.npz: the file exists"):
+            write_arrays(path, plane=0 * plane)
+        with np.load(path) as kept:
+            assert np.array_equal(kept["plane"], plane)
+        write_arrays(path, overwrite=True, plane=0 * plane)
+        with np.load(path) as kept:
+            assert not kept["plane"].any()
+        assert list(tmp_path.iterdir()) == [path]
 
     def test_permissions_are_the_usual_ones(self, tmp_path):
         ordinary = tmp_path / "ordinary"
