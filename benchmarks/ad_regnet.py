@@ -1,21 +1,22 @@
 """AD-RegNet, one training step, against the same network in plain form: every image passes the
 U-Net by itself, and the scores of attention are written out."""
 
+from functools import partial
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import CPU, Comparison
+from benchmarks.step import TrainingStep, close_displacement, same_gradients
 from regnet_lib.data.phantoms import phantom_pair
 from regnet_lib.losses import ADRegNetObjective
 from regnet_lib.models.ad_regnet import ADRegNet
+from regnet_lib.nn.blocks import channels_innermost
 from regnet_lib.types import Displacement, Image
 
 SHAPE = (48, 48, 48)
 EXPLANATION = ""
-
-Step = tuple[Tensor, float, Tensor]
 
 
 def comparisons(device: torch.device = CPU, shape: tuple[int, ...] = SHAPE) -> list[Comparison]:
@@ -23,27 +24,27 @@ def comparisons(device: torch.device = CPU, shape: tuple[int, ...] = SHAPE) -> l
     model = ADRegNet().to(device)
     last = ADRegNet().to(device)
     last.load_state_dict(model.state_dict())
-    last = last.to(memory_format=torch.channels_last_3d)
+    channels_innermost(last)
     case = phantom_pair(shape, seed=0)
     images = case.moving.to(device), case.fixed.to(device)
-    plain = TrainingStep(model, PlainADRegNet(model), images)
+    step = partial(TrainingStep, images=images, objective=ADRegNetObjective())
     name = "x".join(map(str, shape))
     return [
         Comparison(
             case=f"AD-RegNet {name}, training step, {what}",
             ours=ours,
-            other=plain,
+            other=step(model, PlainADRegNet(model)),
             other_name="the plain form in float32",
             check=check,
             target=1.3,
             rounds=2,
         )
         for what, ours, check in (
-            ("float32", TrainingStep(model, model, images), _same),
+            ("float32", step(model, model), same_gradients),
             (
                 "bfloat16 autocast, channels last",
-                TrainingStep(last, last, images, torch.bfloat16),
-                _close,
+                step(last, last, autocast=torch.bfloat16),
+                close_displacement,
             ),
         )
     ]
@@ -74,45 +75,3 @@ def written_out(
     if present is not None:
         scores = scores.masked_fill(~present.unsqueeze(1), -torch.inf)
     return scores.softmax(-1) @ value
-
-
-class TrainingStep:
-    """Forward pass, loss, backward pass: displacement, loss, and gradients in one row."""
-
-    def __init__(
-        self,
-        model: ADRegNet,
-        run: nn.Module,
-        images: tuple[Tensor, Tensor],
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        self.model, self.images, self.autocast = model, images, autocast
-        self.run = run
-
-    def __call__(self) -> Step:
-        self.model.zero_grad()
-        device = self.images[0].device.type
-        with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
-            result = self.run(*self.images)
-        displacement = result if isinstance(result, Tensor) else result.displacement
-        loss, _ = ADRegNetObjective()(displacement, *self.images)
-        loss.backward()
-        gradients = [weights.grad.flatten() for weights in self.model.parameters()]
-        return displacement.detach(), loss.item(), torch.cat(gradients)
-
-
-def _same(ours: Step, other: Step) -> str:
-    loss = abs(ours[1] - other[1])
-    gradient = ((ours[2] - other[2]).norm() / other[2].norm()).item()
-    assert loss < 1e-5 and gradient < 1e-2, (loss, gradient)
-    return f"loss differs by {loss:.1e}, gradient by {gradient:.1e} (relative)"
-
-
-def _close(ours: Step, other: Step) -> str:
-    difference = (ours[0] - other[0]).abs()
-    loss = abs(ours[1] - other[1])
-    assert difference.max() < 0.1 and loss < 5e-3, (difference.max(), loss)
-    return (
-        f"displacement differs by at most {difference.max().item():.1e} of "
-        f"{other[0].abs().max().item():.1e} voxel, loss by {loss:.1e}"
-    )

@@ -11,8 +11,9 @@ and writes its tensors; a step of small convolutions takes about three times as 
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from benchmarks.run import RESULTS
 from regnet_lib.losses import ADRegNetObjective, local_ncc
 from regnet_lib.models import create_model
 from regnet_lib.nn.attention import attend
-from regnet_lib.nn.blocks import InstanceNormActivation
+from regnet_lib.nn.blocks import InstanceNormActivation, channels_innermost
 from regnet_lib.nn.correlation import local_correlation
 from regnet_lib.profile import Cost, account
 from regnet_lib.spatial import integrate, jacobian_determinant, warp
@@ -63,7 +64,7 @@ def _network(name: str, *, autocast: bool = False, training: bool = True, **opti
     def count(shape: tuple[int, ...]) -> Cost:
         model = create_model(name, **options)
         if autocast:
-            model = model.to(memory_format=torch.channels_last_3d)
+            channels_innermost(model)
         return account(
             model,
             shape,
@@ -94,6 +95,30 @@ def _position_attention(moving: Tensor, fixed: Tensor) -> Tensor:
     return attend(tokens[..., :8], tokens[..., 8:16], tokens, 8**-0.5)
 
 
+def _steps(
+    group: str,
+    title: str,
+    model: str,
+    shape: tuple[int, ...],
+    target_ms: float,
+    limits_gib: Sequence[float | None],
+) -> list[Estimate]:
+    """Training steps in both precisions, without and with checkpointing; targets are bfloat16's."""
+    kinds = ((precision, again) for precision in ("TF32", "bfloat16") for again in (False, True))
+    return [
+        Estimate(
+            group,
+            f"{title} {'x'.join(map(str, shape))}, training step, {precision}"
+            + ", checkpointing" * again,
+            partial(_network(model, autocast=precision == "bfloat16", checkpointing=again), shape),
+            precision,
+            target_ms if precision == "bfloat16" else None,
+            limit,
+        )
+        for (precision, again), limit in zip(kinds, limits_gib, strict=True)
+    ]
+
+
 ESTIMATES = (
     Estimate("B1", "144x176x144, forward and backward", _local_ncc),
     Estimate(
@@ -121,79 +146,13 @@ ESTIMATES = (
         "position attention, 18x22x18, forward and backward",
         _layer(_position_attention, 64, (18, 22, 18)),
     ),
-    *(
-        Estimate(
-            "B7",
-            f"LGANet++ 144x176x144, {what}",
-            lambda c=count: c(BRAIN),
-            precision,
-            target,
-            limit,
-        )
-        for what, count, precision, target, limit in (
-            ("training step, TF32", _network("lganetpp"), "TF32", None, 13.5),
-            (
-                "training step, TF32, checkpointing",
-                _network("lganetpp", checkpointing=True),
-                "TF32",
-                None,
-                6.0,
-            ),
-            (
-                "training step, bfloat16",
-                _network("lganetpp", autocast=True),
-                "bfloat16",
-                100.0,
-                None,
-            ),
-            (
-                "training step, bfloat16, checkpointing",
-                _network("lganetpp", autocast=True, checkpointing=True),
-                "bfloat16",
-                None,
-                4.0,
-            ),
-        )
-    ),
-    *(
-        Estimate(
-            "B8",
-            f"AD-RegNet 160x192x224, {what}",
-            lambda c=count: c(IXI),
-            precision,
-            target,
-            limit,
-        )
-        for what, count, precision, target, limit in (
-            ("training step, TF32", _network("ad_regnet"), "TF32", None, 20.0),
-            (
-                "training step, TF32, checkpointing",
-                _network("ad_regnet", checkpointing=True),
-                "TF32",
-                None,
-                13.5,
-            ),
-            (
-                "training step, bfloat16",
-                _network("ad_regnet", autocast=True),
-                "bfloat16",
-                130.0,
-                None,
-            ),
-            (
-                "training step, bfloat16, checkpointing",
-                _network("ad_regnet", autocast=True, checkpointing=True),
-                "bfloat16",
-                130.0,
-                12.0,
-            ),
-        )
-    ),
+    *_steps("B7", "LGANet++", "lganetpp", BRAIN, 100.0, (13.5, 6.0, None, 4.0)),
+    *_steps("B8", "AD-RegNet", "ad_regnet", IXI, 130.0, (20.0, 13.5, None, 12.0)),
     *(
         Estimate(
             "B9",
             f"{name} 160x192x224, training step, bfloat16",
-            lambda c=_network(name, autocast=True): c(IXI),
+            partial(_network(name, autocast=True), IXI),
             "bfloat16",
             target,
         )
@@ -202,7 +161,7 @@ ESTIMATES = (
     Estimate(
         "B10",
         "LGANet++ 144x176x144, registration, bfloat16",
-        lambda: _network("lganetpp", autocast=True, training=False)(BRAIN),
+        partial(_network("lganetpp", autocast=True, training=False), BRAIN),
         "bfloat16",
         35.0,
     ),

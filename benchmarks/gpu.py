@@ -42,6 +42,7 @@ from regnet_lib.losses import ADRegNetObjective, Objective
 from regnet_lib.machine import device_name, versions
 from regnet_lib.models import create_model
 from regnet_lib.models.sizes import run_at_valid_size
+from regnet_lib.nn.blocks import channels_innermost
 
 BRAIN, IXI, SMALL = (144, 176, 144), (160, 192, 224), (48, 48, 48)
 ROUNDS = 10
@@ -110,7 +111,7 @@ def step_row(step: Step, device: torch.device, small: bool) -> Row:
     options = {"checkpointing": True} if step.checkpointing else {}
     model = create_model(step.model, **options).to(device).train(step.training)
     if step.autocast:
-        model = model.to(memory_format=torch.channels_last_3d)
+        channels_innermost(model)
     moving, fixed = torch.rand(2, 1, 1, *shape, device=device).unbind()
     objective = ADRegNetObjective() if step.model == "ad_regnet" else Objective()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)

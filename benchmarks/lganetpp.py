@@ -8,10 +8,16 @@ from torch import Tensor, nn
 
 from benchmarks.measure import CPU, Comparison
 from benchmarks.plain_lganetpp import PlainLGANetPP
+from benchmarks.step import (
+    TrainingStep,
+    close_displacement,
+    displacement_of,
+    equal_gradients,
+    same_gradients,
+)
 from regnet_lib.data.phantoms import phantom_pair
-from regnet_lib.losses import Objective
 from regnet_lib.models.lganetpp import LGANetPP
-from regnet_lib.types import Registration
+from regnet_lib.nn.blocks import channels_innermost
 
 SHAPE = (72, 88, 72)
 EXPLANATION = (
@@ -32,7 +38,7 @@ def comparisons(
 ) -> list[Comparison]:
     model = _model().to(device)
     # The layout of the training loop.
-    last = _model().to(device, memory_format=torch.channels_last_3d)
+    last = channels_innermost(_model().to(device))
     plain = PlainLGANetPP(model).to(device)
     images, small = _images(shape, device), _images(small_shape, device)
     name, small_name = ("x".join(map(str, sides)) for sides in (shape, small_shape))
@@ -48,15 +54,15 @@ def comparisons(
         )
     ]
     steps = {
-        "training step, float32": (TrainingStep(model, model, images), _same_gradients, 1.4),
+        "training step, float32": (TrainingStep(model, model, images), same_gradients, 1.4),
         "training step, float32, channels last": (
             TrainingStep(last, last, images),
-            _same_gradients,
+            same_gradients,
             1.4,
         ),
         "training step, bfloat16 autocast, channels last": (
             TrainingStep(last, last, images, torch.bfloat16),
-            _close_displacement,
+            close_displacement,
             2.5,
         ),
     }
@@ -79,7 +85,7 @@ def comparisons(
             ours=TrainingStep(checkpointing, checkpointing, small),
             other=TrainingStep(model, model, small),
             other_name="the same without",
-            check=_equal_gradients,
+            check=equal_gradients,
             target=0.83,
             rounds=3,
         )
@@ -100,74 +106,13 @@ def _images(shape: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tenso
     return case.moving.to(device), case.fixed.to(device)
 
 
-class TrainingStep:
-    """Forward pass, loss, backward pass.
-
-    The first call leaves dropout out, so that results can be compared: displacement, loss, and
-    gradients in one row.
-    """
-
-    def __init__(
-        self,
-        model: LGANetPP,
-        run: nn.Module,
-        images: tuple[Tensor, Tensor],
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        self.model, self.run, self.images, self.autocast = model, run, images, autocast
-        self.fresh = True
-
-    def __call__(self) -> tuple[Tensor, float, Tensor] | None:
-        fresh, self.fresh = self.fresh, False
-        self.model.train(not fresh)
-        self.model.zero_grad()
-        device = self.images[0].device.type
-        with torch.autocast(device, self.autocast, enabled=self.autocast is not None):
-            displacement = _displacement(self.run(*self.images))
-        loss, _ = Objective()(displacement, *self.images)
-        loss.backward()
-        if not fresh:
-            return None
-        gradients = [weights.grad.flatten() for weights in self.model.parameters()]
-        return displacement.detach(), loss.item(), torch.cat(gradients)
-
-
-def _displacement(result: Registration | Tensor) -> Tensor:
-    return result.displacement if isinstance(result, Registration) else result
-
-
 @torch.no_grad()
 def _forward(model: LGANetPP, run: nn.Module, images: tuple[Tensor, Tensor]) -> Tensor:
     model.eval()
-    return _displacement(run(*images))
+    return displacement_of(run(*images))
 
 
 def _same_displacement(ours: Tensor, other: Tensor) -> str:
     worst = (ours - other).abs().max().item()
     assert worst < 5e-3, worst
     return f"largest difference {worst:.1e} voxel of {other.abs().max().item():.1f}"
-
-
-Step = tuple[Tensor, float, Tensor]
-
-
-def _same_gradients(ours: Step, other: Step) -> str:
-    loss = abs(ours[1] - other[1])
-    gradient = ((ours[2] - other[2]).norm() / other[2].norm()).item()
-    assert loss < 1e-5 and gradient < 1e-2, (loss, gradient)
-    return f"loss differs by {loss:.1e}, gradient by {gradient:.1e} (relative)"
-
-
-def _equal_gradients(ours: Step, other: Step) -> str:
-    assert all(torch.equal(*map(torch.as_tensor, pair)) for pair in zip(ours, other, strict=True))
-    return "displacement, loss and gradient bit-equal"
-
-
-def _close_displacement(ours: Step, other: Step) -> str:
-    difference = (ours[0] - other[0]).abs()
-    loss = abs(ours[1] - other[1])
-    assert difference.mean() < 0.03 and difference.max() < 0.5 and loss < 5e-3, difference.max()
-    return (
-        f"displacement differs by {difference.mean().item():.1e} voxel in the mean and "
-        f"{difference.max().item():.1e} at most, loss by {loss:.1e}"
-    )

@@ -10,12 +10,14 @@ import gc
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 CPU = torch.device("cpu")
 MIB = 1024
@@ -131,6 +133,20 @@ def now(device: torch.device = CPU) -> float:
 def installed(package: str) -> bool:
     """Whether a program to compare with can be imported."""
     return find_spec(package) is not None
+
+
+@contextmanager
+def kept_storages() -> Iterator[dict[int, int]]:
+    """What autograd keeps of the computations inside: bytes per storage, by its address."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
 
 
 def peak_mib(run: Callable[[], object], device: torch.device = CPU) -> tuple[object, int | None]:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import CPU, Comparison
+from benchmarks.measure import CPU, Comparison, kept_storages
 from regnet_lib.nn.blocks import InstanceNormActivation
 
 CHANNELS, SHAPE = 24, (72, 88, 72)
@@ -58,16 +58,9 @@ def _with_gradient(
     function: Callable[[Tensor], Tensor], features: Tensor, upstream: Tensor
 ) -> Result:
     """Values, gradient, and how many maps were kept in between beside the result itself."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     features = features.detach().requires_grad_()
     layout = torch.contiguous_format if features.is_contiguous() else torch.channels_last_3d
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_storages() as kept:
         found = function(features).contiguous(memory_format=layout)
     kept.pop(found.untyped_storage().data_ptr(), None)
     maps = sum(kept.values()) / (features.numel() * features.element_size())

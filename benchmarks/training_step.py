@@ -4,11 +4,11 @@ bfloat16 autocast, against the same model as PyTorch builds it, in float32."""
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.measure import CPU, Comparison
+from benchmarks.step import Step, TrainingStep
 from regnet_lib.data.phantoms import phantom_pair
-from regnet_lib.losses import Objective
 from regnet_lib.models import create_model
 from regnet_lib.models.sizes import run_at_valid_size
 from regnet_lib.nn.blocks import channels_innermost
@@ -20,8 +20,6 @@ SETTINGS: dict[str, torch.dtype | None] = {
     "channels last, bfloat16 autocast": torch.bfloat16,
 }
 
-Step = tuple[Tensor, float]
-
 
 def comparisons(
     device: torch.device = CPU,
@@ -31,6 +29,10 @@ def comparisons(
     case = phantom_pair(shape, seed=0)
     images = case.moving.to(device), case.fixed.to(device)
     name = "x".join(map(str, shape))
+
+    def step(model: nn.Module, autocast: torch.dtype | None = None) -> TrainingStep:
+        return TrainingStep(model, partial(run_at_valid_size, model), images, autocast)
+
     found = []
     for model in models:
         plain = _model(model, device)
@@ -39,8 +41,8 @@ def comparisons(
             found.append(
                 Comparison(
                     case=f"{model} {name}, training step, {setting}",
-                    ours=partial(_step, last, images, autocast),
-                    other=partial(_step, plain, images, None),
+                    ours=step(last, autocast=autocast),
+                    other=step(plain),
                     other_name="contiguous, float32",
                     check=partial(_agree, 1e-3 if autocast is None else 0.5),
                     rounds=3,
@@ -50,19 +52,8 @@ def comparisons(
 
 
 def _model(name: str, device: torch.device) -> nn.Module:
-    """Without dropout, so that results can be compared."""
     torch.manual_seed(0)
-    model = create_model(name).to(device).eval()
-    return model.requires_grad_()
-
-
-def _step(model: nn.Module, images: tuple[Tensor, Tensor], autocast: torch.dtype | None) -> Step:
-    model.zero_grad()
-    with torch.autocast(images[0].device.type, autocast, enabled=autocast is not None):
-        displacement = run_at_valid_size(model, *images).displacement
-    loss, _ = Objective()(displacement, *images)
-    loss.backward()
-    return displacement.detach(), loss.item()
+    return create_model(name).to(device)
 
 
 def _agree(limit_voxels: float, ours: Step, other: Step) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.measure import CPU, Comparison
+from benchmarks.measure import CPU, Comparison, kept_storages
 from benchmarks.warp import plain_warp
 from regnet_lib.spatial import integrate
 
@@ -60,15 +60,8 @@ def _velocity(shape: tuple[int, ...]) -> Tensor:
 
 def _with_gradient(function: Callable[[Tensor], Tensor], velocity: Tensor) -> Result:
     """Displacement, gradient of its mean square, and how many fields were kept in between."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     velocity = velocity.detach().requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_storages() as kept:
         displacement = function(velocity)
     fields = sum(kept.values()) / (velocity.numel() * velocity.element_size())
     (gradient,) = torch.autograd.grad(displacement.square().mean(), velocity)

@@ -27,13 +27,13 @@ from regnet_lib import machine
 from regnet_lib.checkpoint import load_weights
 from regnet_lib.data import BadInputError, Case, landmarks_outside, open_dataset
 from regnet_lib.experiments import Experiment
+from regnet_lib.inference import Precision, infer
 from regnet_lib.losses import local_ncc
 from regnet_lib.metrics import jacobian_statistics, mse, ncc, ssim
 from regnet_lib.metrics.landmarks import tre_mm
 from regnet_lib.metrics.overlap import overlap_counts
 from regnet_lib.metrics.surface import assd_of, hd95_of, surface_distances_mm
 from regnet_lib.models import create_model
-from regnet_lib.models.sizes import run_at_valid_size
 from regnet_lib.parallel import team
 from regnet_lib.paths import results_folder, runs_folder
 from regnet_lib.refine import refine
@@ -82,6 +82,7 @@ def evaluate(
     data: str | Path | None = None,
     root: Path | None = None,
     device: str = "auto",
+    precision: Precision = "float32",
     split: str = "test",
     progress: bool = True,
 ) -> Path:
@@ -91,6 +92,7 @@ def evaluate(
         checkpoint: weights; default `runs/<experiment>/checkpoint.safetensors` for trained models,
             with the name of the experiment that `weights_of` names, if it does.
         data: folder of the dataset; default `$REGNET_DATA/<dataset>`.
+        precision: of a network's convolutions in the evaluation, whatever it was trained in.
         root: folder of the results; default `results/`.
     """
     import json
@@ -125,7 +127,7 @@ def evaluate(
     measured: list[tuple[float, list[tuple[str, str, str, float, str]]]] = []
     for case_id in tqdm(ids, desc=experiment.name, disable=not shown):
         case = dataset.case(case_id)
-        displacement, spent = _timed(model, case, target, experiment)
+        displacement, spent = _timed(model, case, target, experiment, precision)
         found = measure(case, displacement, zoomed=experiment.objective.zoomed)
         measured.append((spent, [*found, (case.id, WHOLE, "seconds", spent, "s")]))
     measured = processes.gather(measured)
@@ -145,6 +147,7 @@ def evaluate(
         "training": training,
         "evaluation": {
             "split": split,
+            "precision": precision,
             "cases": len(seconds),
             "shape": list(case.shape),
             "spacing_mm": [round(size, 4) for size in case.spacing_mm],
@@ -241,13 +244,16 @@ def _landmark_records(
 
 
 def _timed(
-    model: nn.Module, case: Case, device: torch.device, experiment: Experiment
+    model: nn.Module,
+    case: Case,
+    device: torch.device,
+    experiment: Experiment,
+    precision: Precision,
 ) -> tuple[Displacement, float]:
     """The displacement on the CPU and the seconds of the registration, transfers included."""
     started = time.perf_counter()
     moving, fixed = case.moving.to(device), case.fixed.to(device)
-    with torch.no_grad():
-        displacement = run_at_valid_size(model, moving, fixed).displacement.float()
+    displacement = infer(model, moving, fixed, precision)
     if experiment.refine_steps:
         displacement = refine(
             moving,

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from regnet_lib.data.landmarks import Columns, Space
 from regnet_lib.data.volume import BadInputError
+from regnet_lib.inference import Precision, infer
 from regnet_lib.losses import Objective, Similarity
 from regnet_lib.machine import choose_device, device_name, versions
 from regnet_lib.models.classical import GradientDescent
-from regnet_lib.models.sizes import run_at_valid_size
 from regnet_lib.network_grid import ask_as_trained
 from regnet_lib.outputs import Extra, prepare_output, write_outputs
 from regnet_lib.pair import (
@@ -74,6 +74,7 @@ def register(
     model: str | None = None,
     weights: str | os.PathLike | None = None,
     device: str = "auto",
+    precision: Precision = "float32",
     refine_steps: int = 0,
     loss: Similarity = "local_ncc",
     prealign: Prealign = "none",
@@ -101,6 +102,8 @@ def register(
             axes and intensities that the network was trained on, and the displacement back to the
             fixed grid; arrays, which have no voxel size, are taken as they are.
         device: `auto`, `cpu`, `cuda`.
+        precision: of a network's convolutions; `bfloat16` is faster on recent processors and takes
+            less memory. The displacement is float32, and so is everything that is not a network.
         refine_steps: iterations of instance optimisation after the model.
         loss: similarity of the instance optimisation and of `gradient_descent`; `mind_ssc` and
             `mutual_information` compare images of different scanners.
@@ -121,7 +124,7 @@ def register(
     Raises:
         BadInputError: unusable input; nothing has been written.
     """
-    _require_options(refine_steps, loss, prealign, resample_to)
+    _require_options(refine_steps, loss, prealign, resample_to, precision)
     inputs = (moving, fixed, moving_labels, fixed_labels, landmarks, moving_landmarks, weights)
     folder = prepare_output(out, overwrite, [item for item in inputs if is_path(item)])
     chosen = choose_network(model, weights, untrained=refine_steps > 0)
@@ -147,7 +150,7 @@ def register(
     world = pair.align()
     prepared = pair.on_fixed_grid(world)
     on_files = is_path(moving) and is_path(fixed)
-    found, notes = _answer(chosen, pair, world, prepared, target, on_files)
+    found, notes = _answer(chosen, pair, world, prepared, target, precision, on_files)
     found = _improved(found, *prepared, target, refine_steps, loss)
     displacement = found if pair.still else after_world_map(found, pair.fixed.affine, world)
     seconds = time.monotonic() - started
@@ -171,6 +174,7 @@ def register(
         "model_options": chosen.options,
         "weights": chosen.weights and Path(chosen.weights).name,
         "weights_sha256": chosen.sha256,
+        "precision": precision,
         "refine_steps": refine_steps,
         "loss": loss,
         "prealign": prealign,
@@ -222,15 +226,14 @@ def _answer(
     world: np.ndarray,
     prepared: tuple[Tensor, Tensor],
     device: torch.device,
+    precision: Precision,
     on_files: bool,
 ) -> tuple[Displacement, list[str]]:
     """The displacement of the model on the fixed grid, and what the user may want to know."""
     network = chosen.network.to(device).eval()
 
     def ask(moving: Tensor, fixed: Tensor) -> Displacement:
-        with torch.no_grad():
-            registration = run_at_valid_size(network, moving.to(device), fixed.to(device))
-        return registration.displacement.float().cpu()
+        return infer(network, moving.to(device), fixed.to(device), precision).cpu()
 
     if chosen.published is None:
         return ask(*prepared), []
@@ -260,13 +263,16 @@ def _improved(
     return displacement
 
 
-def _require_options(refine_steps: int, loss: str, prealign: str, resample_to: str) -> None:
+def _require_options(
+    refine_steps: int, loss: str, prealign: str, resample_to: str, precision: str
+) -> None:
     if refine_steps < 0:
         raise BadInputError(f"register: expected refine_steps >= 0, got {refine_steps}.")
     choices = (
         ("loss", loss, Similarity.__args__),
         ("prealign", prealign, Prealign.__args__),
         ("resample_to", resample_to, ("none", "fixed")),
+        ("precision", precision, Precision.__args__),
     )
     for name, value, allowed in choices:
         if value not in allowed:

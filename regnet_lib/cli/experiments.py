@@ -54,6 +54,7 @@ def evaluate(
     data: Path | None = None,
     results: Path | None = None,
     device: str = "auto",
+    precision: Literal["float32", "bfloat16"] = "float32",
     split: Literal["test", "train", "validation"] = "test",
 ) -> int:
     """Evaluate an experiment and add its per-case rows to the results.
@@ -64,6 +65,7 @@ def evaluate(
         data: Folder of the dataset; default $REGNET_DATA/<dataset>.
         results: Folder of the results; default results/ of the project.
         device: auto, cpu or cuda.
+        precision: Of a network's convolutions; the results say which it was.
         split: Cases to evaluate.
     """
     from regnet_lib.evaluate import evaluate as run
@@ -72,7 +74,15 @@ def evaluate(
     from regnet_lib.results import read_runs
 
     chosen = find_experiment(experiment)
-    folder = run(chosen, checkpoint=checkpoint, data=data, root=results, device=device, split=split)
+    folder = run(
+        chosen,
+        checkpoint=checkpoint,
+        data=data,
+        root=results,
+        device=device,
+        precision=precision,
+        split=split,
+    )
     latest = read_runs(chosen.name, root=results)[-1]
     for metric in sorted(latest.rows["metric"].unique()):
         summary = summarize(latest.values(metric))

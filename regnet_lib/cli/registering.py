@@ -24,6 +24,7 @@ class Settings:
         landmark_axes: Order of the columns of landmark files.
         also: Further displacement files beside displacement.nii.gz.
         device: auto, cpu or cuda.
+        precision: Of a network's convolutions; bfloat16 is faster on recent processors.
         overwrite: Replace results that are already in the folder.
     """
 
@@ -38,6 +39,7 @@ class Settings:
     landmark_axes: Literal["xyz", "zyx"] = "xyz"
     also: tuple[Literal["h5", "tfm", "mha", "nrrd", "voxel", "fsl"], ...] = ()
     device: str = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
     overwrite: bool = False
 
 

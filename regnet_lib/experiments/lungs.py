@@ -129,7 +129,7 @@ _PAIR = tuple(
     experiment
     for spacing_mm, networks in (
         (FINE_MM, (_TRAINED,)),
-        (COARSE_MM, (_FULL, _FAMILIES[0], _LGANETPP[0])),
+        (COARSE_MM, (_FULL, *_FAMILIES, *_LGANETPP)),
     )
     for experiment in (
         *_on_the_pair("identity", "Before", spacing_mm, "After elastix's affine registration."),
