@@ -125,9 +125,14 @@ class TestTheRealPair:
         assert errors[30] < 0.9 * errors[0]
 
     def test_each_network_stands_there_without_and_with_it(self):
-        found = [one for one in TABLES["ad_regnet.table1"] if one.dataset == "elastix_lung_ct"]
-        trained = [one.name for one in found if one.weights_of]
-        assert len(trained) == 8
+        tabled = [*TABLES["ad_regnet.table1"], *TABLES["lganetpp.table6"]]
+        trained = {
+            one.name for one in tabled if one.dataset == "elastix_lung_ct" and one.weights_of
+        }
+        networks = {EXPERIMENTS[name].weights_of for name in trained}
+        learned = {one.name for one in tabled if one.dataset == "lung_semireal" and one.epochs}
+        assert networks - learned == {"ad_regnet.table5.full.semireal.12mm"}
+        assert learned <= networks and len(trained) == 2 * len(networks)
         for name in trained:
             other = (
                 name.removesuffix(".refined") if name.endswith(".refined") else f"{name}.refined"

@@ -98,11 +98,16 @@ REFINE_STEPS = 50
 
 
 def _on_the_pair(
-    model: str, row: str, spacing_mm: int, notes: str, trained: Experiment | None = None
+    model: str,
+    row: str,
+    spacing_mm: int,
+    notes: str,
+    trained: Experiment | None = None,
+    table: str = "ad_regnet.table1",
 ) -> tuple[Experiment, ...]:
     """The real pair; a trained network without and with instance optimisation."""
     plain = Experiment(
-        f"ad_regnet.table1.{model}.elastix.{spacing_mm}mm",
+        f"{table}.{model}.elastix.{spacing_mm}mm",
         row=row,
         model=model,
         model_options=trained.model_options if trained else {},
@@ -129,7 +134,7 @@ _PAIR = tuple(
     experiment
     for spacing_mm, networks in (
         (FINE_MM, (_TRAINED,)),
-        (COARSE_MM, (_FULL, *_FAMILIES, *_LGANETPP)),
+        (COARSE_MM, (_FULL, *_FAMILIES)),
     )
     for experiment in (
         *_on_the_pair("identity", "Before", spacing_mm, "After elastix's affine registration."),
@@ -150,6 +155,13 @@ _PAIR = tuple(
                 one,
             )
         ),
+    )
+)
+_PAIR_OF_LGANETPP = tuple(
+    experiment
+    for one in _LGANETPP
+    for experiment in _on_the_pair(
+        one.model, one.row, COARSE_MM, f"Weights of {one.name}.", one, "lganetpp.table6"
     )
 )
 
@@ -215,5 +227,6 @@ TABLES: dict[str, tuple[Experiment, ...]] = {
         *(one for one in ad_regnet.TABLE1 if one.dataset == "lung_semireal"),
         *_OTHERS,
         *_LGANETPP,
+        *_PAIR_OF_LGANETPP,
     ),
 }
