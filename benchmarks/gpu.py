@@ -99,7 +99,8 @@ def contests(device: torch.device, small: bool) -> dict[str, Callable[[], list]]
         "voxelmorph": partial(voxelmorph.comparisons, device, shape if small else IXI),
         "modet": partial(modet.comparisons, device, shape),
         "inference": partial(inference.comparisons, device, (64, 64, 64) if small else BRAIN),
-        "lganetpp": partial(lganetpp.comparisons, device, shape, shape),
+        "lganetpp": partial(lganetpp.comparisons, device, shape),
+        "checkpointing": partial(lganetpp.checkpointing_comparisons, device, shape),
         "ad_regnet": partial(ad_regnet.comparisons, device, shape if small else (96, 96, 96)),
     }
 

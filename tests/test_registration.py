@@ -224,12 +224,14 @@ def test_command_train_and_evaluate(tmp_path, capsys):
     assert json.loads(info.read_text())["training"]["step"] == 8
 
 
-def test_import_is_lazy():
+@pytest.mark.parametrize("what", ["regnet_lib", "regnet_lib.data; regnet_lib.data.read_volume"])
+def test_import_is_lazy(what):
     import subprocess
     import sys
 
     code = (
-        "import sys, regnet_lib; heavy = {'torch', 'scipy', 'matplotlib', 'pandas', 'nibabel'};"
+        f"import sys, {what}\n"
+        "heavy = {'torch', 'scipy', 'matplotlib', 'pandas', 'nibabel'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code]

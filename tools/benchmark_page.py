@@ -29,7 +29,7 @@ def page() -> str:
     measured = {name: record for name, record in records.items() if record}
     parts = [_INTRODUCTION, _where(measured), _summary(measured)]
     parts += [_section(group, measured) for group in GROUPS]
-    parts.append(_zoo())
+    parts += [_TRIED, _zoo()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -54,6 +54,22 @@ A target that is missed is named as such, with what holds it back. What could no
 want of a GPU says so; the estimate beside it is a count of operations and memory traffic at the
 rates of a data sheet, which no program beats as long as its kernels read and write their tensors,
 and which real steps exceed by about three times."""
+
+
+_TRIED = f"""## What was tried and is not used
+
+**`torch.compile`** makes one graph of VoxelMorph-2. Compiling it took 47 to 218 s on two cores, and
+a step was no faster: it consists of convolutions, which are not compiled but called. LGANet++ takes
+88 s to trace alone. A normalization by itself does gain (B5). The training loop therefore compiles
+nothing; `torch.compile(model)` around a network of convolutions works.
+
+**CUDA graphs** would take the launches of some thousand kernels (B7) off the processor. The shapes
+of a training are static, and the loop reads nothing back from the device between two looks at the
+loss, twenty steps apart. Capturing it cannot be tested without a GPU, so the loop does not.
+
+**Triton kernels** for local NCC, warping, correlation and normalization exist for speed alone.
+Triton's interpreter can check their values without a GPU and cannot say whether they pay, so there
+are none; `{GPU_COMMAND}` measures what they would have to beat."""
 
 
 def _read(name: str) -> dict | None:
@@ -87,7 +103,8 @@ def _summary(measured: dict[str, dict]) -> str:
         if rows:
             cells = f"{verdicts.count(True)} | {verdicts.count(False)}"
         else:
-            cells = "not measured | "
+            absent = any(workload.group == group for workload in WORKLOADS.values())
+            cells = f"{'not measured' if absent else 'needs a GPU'} | "
         lines.append(f"| {group} | {about.title} | {cells} |")
     return "\n".join(lines)
 
@@ -154,19 +171,26 @@ def _contest_table(rows: Sequence[Row]) -> str:
 
 
 def _timing_table(rows: Sequence[Row]) -> str:
-    head = ["| measured | seconds | clock | target |", "|:--|--:|:--|:--|"]
+    head = [
+        "| measured | seconds | clock | peak memory (MiB) | target |",
+        "|:--|--:|:--|--:|:--|",
+    ]
     lines = []
     for row in rows:
         low, high = min(row["cpu_seconds"]), max(row["cpu_seconds"])
-        seconds = f"**{_number(row['median_seconds'])}** [{_number(low)} to {_number(high)}]"
-        target = row["target_seconds"]
-        verdict = "" if target is None else f"{'met' if row['met'] else 'missed'} ({target:g} s)"
-        lines.append(f"| {row['case']} | {seconds} | {row.get('clock', 'process')} | {verdict} |")
+        cells = [
+            row["case"],
+            f"**{_number(row['median_seconds'])}** [{_number(low)} to {_number(high)}]",
+            row.get("clock", "process"),
+            row.get("peak_mib") or "",
+            _verdict(row["met"], row["target_seconds"], " s"),
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return _scrolling([*head, *lines])
 
 
-def _verdict(met: bool | None, target: float | None) -> str:
-    return "" if met is None else f"{'met' if met else 'missed'} ({target:.3g})"
+def _verdict(met: bool | None, target: float | None, unit: str = "") -> str:
+    return "" if met is None else f"{'met' if met else 'missed'} ({target:.3g}{unit})"
 
 
 def _number(value: float) -> str:
@@ -352,22 +376,24 @@ def _zoo() -> str:
     """Every network: counted, and timed where it was."""
     rows = (_read("zoo") or {"rows": []})["rows"]
     head = [
-        "| model | options | parameters | GFLOP | registration (s) | step (s) | "
+        "| model | options | parameters | GFLOP | registration (s) | its peak (MiB) | step (s) | "
         "kept for the backward pass (MiB) | peak of a step (MiB) |",
-        "|:--|:--|--:|--:|--:|--:|--:|--:|",
+        "|:--|:--|--:|--:|--:|--:|--:|--:|--:|",
     ]
     lines = []
     for row in rows:
         counted = row["counted"]["96x112x80"]
-        seconds = [
+        forward, step = (
             "" if row[k] is None else _number(row[k]["seconds"]) for k in ("forward", "step")
-        ]
+        )
         cells = [
             row["model"],
             row["options"],
             f"{row['parameters']:,}",
             f"{counted['gflop']:.0f}",
-            *seconds,
+            forward,
+            f"{counted['forward_mib']:.0f}",
+            step,
             f"{counted['saved_mib']:.0f}",
             f"{counted['step_mib']:.0f}",
         ]

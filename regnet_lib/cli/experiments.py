@@ -70,9 +70,11 @@ def evaluate(
     """
     from regnet_lib.evaluate import evaluate as run
     from regnet_lib.experiments import find_experiment
+    from regnet_lib.machine import keep_freed_memory
     from regnet_lib.metrics import summarize
     from regnet_lib.results import read_runs
 
+    keep_freed_memory()
     chosen = find_experiment(experiment)
     folder = run(
         chosen,

@@ -65,8 +65,10 @@ def register(
         landmarks: Text file of points of the fixed image, to be carried to the moving image.
         moving_landmarks: The same points in the moving image; with both, the error is reported.
     """
+    from regnet_lib.machine import keep_freed_memory
     from regnet_lib.registration import register as run
 
+    keep_freed_memory()
     result = run(
         moving=moving,
         fixed=fixed,
@@ -103,6 +105,9 @@ def register_pairs(
         skip_finished: Keep the pairs that an earlier run has finished.
     """
     from regnet_lib.batch import register_pairs as run
+    from regnet_lib.machine import keep_freed_memory
+
+    keep_freed_memory()
 
     def show(outcome) -> None:
         if outcome.status == "failed":
