@@ -46,7 +46,7 @@ def learned():
 
 
 class TestEqualConditions:
-    def test_only_the_network_differs_from_the_full_model_of_table_five(self):
+    def test_network_and_learning_rate_alone_differ_from_the_full_model_of_table_five(self):
         (full,) = (
             one
             for one in TABLES["ad_regnet.table5"]
@@ -60,7 +60,10 @@ class TestEqualConditions:
         conditions = {name: value for name, value in full.as_dict().items() if name not in own}
         for one in learned():
             assert one.name.endswith(f".{lungs.COARSE_MM}mm") and full.name in one.notes
-            found = one.as_dict()
+            assert one.optimiser.learning_rate == full.optimiser.learning_rate / 4
+            own_rate = replace(full.optimiser, learning_rate=one.optimiser.learning_rate)
+            assert one.optimiser == own_rate
+            found = replace(one, optimiser=full.optimiser).as_dict()
             assert {name: found[name] for name in conditions} == conditions
 
     def test_what_needs_no_training_is_there_at_both_voxel_sizes(self):
