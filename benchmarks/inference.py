@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import CPU, Comparison, installed, peak_mib, timing
 from regnet_lib.data import Case, available, open_dataset, phantom_pair
-from regnet_lib.inference import Precision, infer
+from regnet_lib.inference import infer
 from regnet_lib.machine import keep_freed_memory
 from regnet_lib.metrics import overlap_counts
 from regnet_lib.models import create_model
@@ -27,7 +27,7 @@ from regnet_lib.models.lganetpp import LGANetPP
 from regnet_lib.nn.blocks import channels_innermost
 from regnet_lib.spatial import warp_labels
 from regnet_lib.trained import choose_network
-from regnet_lib.types import Displacement
+from regnet_lib.types import Displacement, Precision
 from regnet_lib.weights import published_weights
 
 SHAPE = (72, 88, 72)

@@ -27,7 +27,7 @@ from regnet_lib import machine
 from regnet_lib.checkpoint import load_weights
 from regnet_lib.data import BadInputError, Case, landmarks_outside, open_dataset
 from regnet_lib.experiments import Experiment
-from regnet_lib.inference import Precision, infer
+from regnet_lib.inference import infer
 from regnet_lib.losses import local_ncc
 from regnet_lib.metrics import jacobian_statistics, mse, ncc, ssim
 from regnet_lib.metrics.landmarks import tre_mm
@@ -47,7 +47,7 @@ from regnet_lib.spatial import (
     warp_points,
 )
 from regnet_lib.train import CHECKPOINT, LOG
-from regnet_lib.types import Displacement
+from regnet_lib.types import Displacement, Precision
 
 PROTOCOL = {
     "label_warp": "nearest",

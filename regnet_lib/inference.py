@@ -3,16 +3,12 @@
 displacement = infer(network.eval(), moving, fixed, "bfloat16")
 """
 
-from typing import Literal
-
 import torch
 from torch import nn
 
 from regnet_lib.models.sizes import run_at_valid_size
 from regnet_lib.nn.blocks import channels_innermost
-from regnet_lib.types import Displacement, Image
-
-Precision = Literal["float32", "bfloat16"]
+from regnet_lib.types import Displacement, Image, Precision
 
 
 def infer(

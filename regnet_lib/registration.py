@@ -17,7 +17,7 @@ from torch import Tensor
 
 from regnet_lib.data.landmarks import Columns, Space
 from regnet_lib.data.volume import BadInputError
-from regnet_lib.inference import Precision, infer
+from regnet_lib.inference import infer
 from regnet_lib.losses import Objective, Similarity
 from regnet_lib.machine import choose_device, device_name, versions
 from regnet_lib.models.classical import GradientDescent
@@ -40,7 +40,7 @@ from regnet_lib.scores import Scored, measure
 from regnet_lib.spatial import warp_points
 from regnet_lib.spatial.world import after_world_map, warp_from
 from regnet_lib.trained import ChosenNetwork, choose_network
-from regnet_lib.types import Displacement
+from regnet_lib.types import Displacement, Precision
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ broadcasts; names bind across the arguments of one function, so `*out` marks ano
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
@@ -18,6 +19,8 @@ AnyImage = Shaped[Tensor, "#batch channel *dims"]
 Labels = Integer[Tensor, "#batch 1 *dims"]
 Displacement = Float[Tensor, "#batch axes *dims"]
 Velocity = Float[Tensor, "#batch axes *dims"]
+# Of a network's convolutions and attention; bfloat16 is autocast.
+Precision = Literal["float32", "bfloat16"]
 Coordinates = Float[Tensor, "#batch axes *out"]
 Points = Float[Tensor, "points axes"]
 

@@ -58,3 +58,7 @@ def __getattr__(name: str):
     if name in __all__:
         return getattr(import_module(f"{__name__}.adapters"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,10 +5,10 @@ experiment = Experiment("mine", row="Mine", model="voxelmorph2", dataset="lpba40
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
 
 from regnet_lib.losses import Objective
 from regnet_lib.spatial.grid import next_multiple
+from regnet_lib.types import Precision
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Experiment:
     optimiser: Optimiser = Optimiser()
     epochs: int = 0
     batch_size: int = 1
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     seed: int = 0
     weights_of: str = ""
     refine_steps: int = 0
@@ -142,7 +142,7 @@ def at_spacing(experiment: Experiment, spacing_mm: int, shape: tuple[int, int, i
 def shortened(
     experiment: Experiment,
     epochs: int = 10,
-    precision: Literal["float32", "bfloat16"] = "bfloat16",
+    precision: Precision = "bfloat16",
 ) -> Experiment:
     """A training of some hundred steps, to watch a network learn; far from its final quality."""
     autocast = ", bfloat16 autocast" if precision == "bfloat16" else ""
